@@ -73,6 +73,8 @@ class Explorer:
 def load_explorer(plan: Plan) -> Explorer:
     """Return a plan's strategy and selector with their metrics; PluginError as in `load`."""
     strategy = registry.load("strategies", plan.strategy)
+    if hasattr(strategy, "fitted"):
+        strategy = strategy.fitted(plan.sampling)
     selector = registry.load("selectors", plan.selector)
     metrics = (*registry.metrics(strategy), *registry.metrics(selector))
     return Explorer(plan, fingerprint(plan), strategy, selector, tuple(dict.fromkeys(metrics)))

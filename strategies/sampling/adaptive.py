@@ -14,7 +14,7 @@ differ only in the test for a decided vote:
   Dir(N_1 + 1, ..., N_s + 1, 1.3), not the paper's Dir(N_1, ..., N_s, 0.3), and integrate it
   numerically where the code draws a thousand samples.
 - `certificate`: stop when the leader is certified to be the most probable answer
-  (`strategies.sampling.certificate`, after CITE, arXiv 2605.05873, and arXiv 2510.17472). Of all
+  (`core.votes.certificate`, after CITE, arXiv 2605.05873, and arXiv 2510.17472). Of all
   rules this one alone keeps a promise: it stops with another leader with probability `error` at
   most, however often one looks. Votes are counted in the order of submission, as far as all
   attempts before them have arrived, because short attempts arrive first; and the certified answer
@@ -39,9 +39,8 @@ from msgspec import Meta
 
 from orchestrator.core.steps import Steps, cancel, next_trace, submit
 from orchestrator.core.values import Problem
-from orchestrator.core.votes import beta_confidence
+from orchestrator.core.votes import beta_confidence, certified
 from orchestrator.kit.options import AttemptOptions
-from strategies.sampling.certificate import certified
 
 # the released code's "unknown" category: concentration 0.3, plus the 1 it adds to every category
 _UNKNOWN = 1.3

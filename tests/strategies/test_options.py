@@ -168,6 +168,7 @@ OUT_OF_RANGE: dict[tuple[str, str], dict[str, list[object]]] = {
     ("strategies", "short-m@k"): {"m": [0]},
     ("strategies", "sounding"): {
         "risk": [0.0, 1.0],
+        "error": [-0.1, 1.0],
         "n": [0],
         "width": [0],
         "interval": [0],

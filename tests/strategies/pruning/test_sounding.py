@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.core.plan import Plan
+from orchestrator.core.plan import Plan, Sampling
 from orchestrator.core.session import Abort, Session, Start
-from orchestrator.core.values import Answer, Finish, Problem, Purpose
+from orchestrator.core.values import Answer, Finish, PluginSpec, Problem, Purpose
 from orchestrator.core.votes import conclude
+from orchestrator.jobs.sessions import load_explorer
 from orchestrator.studies.replay.recording import RecordedProblem, RecordedTrace
 from orchestrator.studies.replay.simulator import UNLIMITED, SimulatedRun, Tape, explore
 from orchestrator.testing import pool, trace
@@ -234,6 +235,70 @@ def test_nobody_is_interrupted_for_a_look_that_could_change_nothing() -> None:
     assert checkpoint(patience=0, longest_tokens=2000, tokens=9000) == 500
     assert checkpoint(longest_tokens=0) == 500
     assert checkpoint(longest_tokens=300) == 300
+
+
+@pytest.mark.parametrize(
+    ("allowed", "interval", "longest", "patience"),
+    [
+        (32_000, 500, 24_000, 24),
+        (100_000, 1562, 75_000, 24),
+        (4096, 128, 3072, 24),
+        (96, 128, 72, 0),
+    ],
+)
+def test_its_limits_follow_the_length_that_the_plan_allows(
+    allowed: int, interval: int, longest: int, patience: int
+) -> None:
+    """24 looks of 128 tokens are 3072: attempts of 96 end before probes could drop one."""
+    explorer = load_explorer(
+        Plan(strategy=PluginSpec("sounding"), sampling=Sampling(max_new_tokens=allowed))
+    )
+    rule = explorer.strategy
+    assert isinstance(rule, Sounding)
+    assert (rule.interval, rule.longest_tokens, rule.patience) == (interval, longest, patience)
+    given = {"interval": 7, "longest_tokens": 0}
+    own = Plan(strategy=PluginSpec("sounding", given), sampling=Sampling(max_new_tokens=allowed))
+    rule = load_explorer(own).strategy
+    assert isinstance(rule, Sounding)
+    assert (rule.interval, rule.longest_tokens) == (7, 0)
+
+
+def certified_session(**options: int) -> Session:
+    return Session(Problem("p", "?"), Sounding(error=0.05, n=20, **options), PLAN)
+
+
+def test_with_an_error_the_certificate_decides() -> None:
+    """Nine votes for A (`test_certificate`), in the order of submission: the ninth arrives last."""
+    it = certified_session(width=9)
+    assert len(it.start()) == 9
+    for ordinal in range(8):
+        it.receive(trace(ordinal, "A", tokens=100))
+    assert it.exploring
+    it.receive(trace(9, "A", tokens=100))
+    assert it.exploring, "the ninth that was submitted still runs"
+    it.receive(trace(8, "A", tokens=100))
+    assert not it.exploring
+    assert set(it.reasons.values()) <= {
+        "the vote was decided: its leader was certified with error = 0.05"
+    }
+
+
+def test_a_dropped_attempt_counts_against_the_certified_answer() -> None:
+    """Two more votes are needed than without it; one without an answer counts for nothing."""
+
+    def n_until_certified(last: Finish) -> int:
+        it = certified_session(width=1, patience=0, longest_tokens=500)
+        it.start()
+        it.receive(trace(0, "A", tokens=100))
+        it.receive(trace(1, None, tokens=500, finish=last))
+        n = 2
+        while it.exploring:
+            it.receive(trace(n, "A", tokens=100))
+            n += 1
+        return n
+
+    assert n_until_certified(Finish.STOP) == 10
+    assert n_until_certified(Finish.RULE) == 13
 
 
 def test_what_still_runs_when_the_vote_is_decided_does_not_vote() -> None:

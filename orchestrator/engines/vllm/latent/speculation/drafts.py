@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ import torch
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
 from orchestrator.engines.vllm.latent.runner import requested_depth
 from orchestrator.engines.vllm.latent.speculation.noise import copy_of, drafted_tokens, verified
+from orchestrator.engines.vllm.latent.speculation.payoff import Payoff
 from orchestrator.engines.vllm.latent.visits import PER_REQUEST, can_reduce
 
 _FIRST_GUESS = (8.0, 10.0)  # drafts kept, and decided upon, before any was
@@ -128,6 +130,8 @@ class DepthProposer:
         self._most = int(vllm_config.speculative_config.num_speculative_tokens)
         self._model: Any = None
         self._lengths: DraftLengths | None = None
+        self._payoff = Payoff()
+        self._before: tuple[list[str], bool, float] | None = None  # requests, drafted, when
         self.step: tuple[Any, Any] | None = None  # vLLM's runner, and its description of the step
         self.is_verified = False  # whether this step was sampled by `noise`
         install()
@@ -164,7 +168,7 @@ class DepthProposer:
         if self.step is None or not self.is_verified:
             raise RuntimeError("vLLM's runner lacks the hooks of drafts: this is not vLLM 0.32")
         (runner, common), self.step, self.is_verified = self.step, None, False
-        rows = [*self._rows(runner, sampled_token_ids, num_tokens_no_spec)]
+        rows = self._paying(runner, sampled_token_ids, num_tokens_no_spec)
         generators = runner.input_batch.generators
         noise = {r.place: copy_of(generators[r.place]) for r in rows if r.place in generators}
         while still := [row for row in rows if row.is_open()]:
@@ -173,6 +177,20 @@ class DepthProposer:
         for row in rows:
             drafts[row.place] = row.drafts
         return drafts
+
+    def _paying(self, runner: Any, sampled: Sequence[Sequence[int]], n_tokens: Any) -> list[_Row]:
+        """Return the requests to draft for, none where a step without drafts is faster."""
+        now, n = time.monotonic(), len(sampled)
+        names = runner.input_batch.req_ids[:n]
+        if self._before is not None and self._before[0] == names and all(sampled):
+            _, drafted, then = self._before
+            n_new = sum(map(len, sampled))
+            self._payoff.count(n, drafted=drafted, n_tokens=n_new, seconds=now - then)
+        rows = [*self._rows(runner, sampled, n_tokens)]
+        if rows and not self._payoff.pays(n):
+            rows = []
+        self._before = names, bool(rows), now
+        return rows
 
     def _rows(self, runner: Any, sampled: Sequence[Sequence[int]], n_tokens: Any) -> Iterator[_Row]:
         """Yield the requests to draft for."""

@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 
-from orchestrator.core.votes import beta_confidence
+from orchestrator.core.votes.counts import beta_confidence
 
 
 def certified(keys: Sequence[str], error: float) -> str | None:
@@ -52,6 +52,25 @@ def certified(keys: Sequence[str], error: float) -> str | None:
     capitals = [_capital(n_confirmed, 0)]  # against an answer that nobody gave
     capitals += [_capital(n_confirmed - n_led[key], n_against[key]) for key in rivals]
     return leader if min(capitals) >= 1.0 / error else None
+
+
+def certifies(answer: str, votes: Sequence[str | None], error: float) -> bool:
+    """Tell whether votes certify an answer where some are unknown (None).
+
+    `votes` are in the order of submission. An unknown vote is that of an attempt which was stopped,
+    and it may have been stopped because of what it said. Here the wagers are on one answer each,
+    beginning when it was first given, and an answer that is given as the i-th has 1 / (i (i + 1))
+    of the capital. Every unknown vote counts as lost, so what the attempts would have said, and why
+    they were stopped, does not matter: the error is as stated.
+    """
+    counts = Counter(votes)
+    n_unknown, n_for = counts.pop(None, 0), counts.pop(answer, 0)
+    if not n_for:
+        return False
+    before = votes[: votes.index(answer)]
+    rank = 1 + before.count(None) + len({*before} - {None})  # at most
+    n_against = n_unknown + max(counts.values(), default=0)
+    return _capital(n_for - 1, n_against) >= rank * (rank + 1) / error
 
 
 @lru_cache(maxsize=65_536)  # the same few counts recur in every problem

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 
 import pytest
 from scipy.stats import binom
 
-from orchestrator.core.votes import beta_confidence
+from orchestrator.core.votes import beta_confidence, certified, certifies
+from orchestrator.core.votes.certificate import _capital
 from strategies.sampling.adaptive import has_certificate
-from strategies.sampling.certificate import _capital, certified
 
 
 @pytest.mark.parametrize(
@@ -74,3 +76,59 @@ def test_only_attempts_without_a_gap_before_them_count() -> None:
     assert not has_certificate({o: k for o, k in keys.items() if o != 3}, 0.05)
     assert not has_certificate({**keys, **dict.fromkeys(range(9, 17), "b")}, 0.05)  # a tie
     assert all(b - a == 1 for a, b in pairwise(keys))
+
+
+def sounded_votes(rng: random.Random, shares: tuple[float, ...]) -> Iterator[list[str | None]]:
+    """Votes so far, after each of 60, where nine of ten dissenters are stopped unheard (None)."""
+    answers = [str(i) for i in range(len(shares))]
+    votes: list[str | None] = []
+    heard: Counter[str] = Counter()
+    for key in rng.choices(answers, shares, k=60):
+        leads = not heard or key == heard.most_common(1)[0][0]
+        votes.append(key if leads or rng.random() < 0.1 else None)
+        heard.update(vote for vote in votes[-1:] if vote is not None)
+        yield votes
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5), (0.34, 0.33, 0.33), (0.2,) * 5])
+def test_attempts_that_are_stopped_because_they_dissent_break_no_promise(
+    shares: tuple[float, ...],
+) -> None:
+    """As above; the plain certificate of the votes that were heard is wrong far more often."""
+    error, n = 0.1, 500
+    rng = random.Random(7)
+    n_wrong = n_wrong_of_heard = 0
+    for _ in range(n):
+        first = of_heard = ""
+        for votes in sounded_votes(rng, shares):
+            heard = [vote for vote in votes if vote is not None]
+            leader = Counter(heard).most_common(1)[0][0]
+            if not first and certifies(leader, votes, error):
+                first = leader
+            of_heard = of_heard or certified(heard, error) or ""
+        n_wrong += first not in ("", "0")
+        n_wrong_of_heard += of_heard not in ("", "0")
+    assert n_wrong <= binom.isf(1e-6, n, error)
+    assert n_wrong_of_heard > binom.isf(1e-6, n, error)
+
+
+def test_what_certifies_an_answer_among_stopped_attempts() -> None:
+    """Capital (2^(n+1) - 1) / (n + 1) after n more votes; the first answer has half of it.
+
+    0.05 needs 40 for it: 8 more votes give 56.8, 7 give 31.9. The second answer needs 120, which 10
+    more give (186), 9 do not (102.3); so does an answer that came after a stopped attempt, but what
+    that would have said also counts against it.
+    """
+    assert certifies("a", ["a"] * 9, 0.05)
+    assert not certifies("a", ["a"] * 8, 0.05)
+    assert not certifies("b", ["a"] * 9, 0.05)
+    assert not certifies("a", [], 0.05)
+    assert _capital(10, 0) >= 120 > _capital(9, 0)
+    least = {votes: _least(votes) for votes in ((None,), ("b",), ("b", None), ("b", "b"))}
+    assert least[None,] == least["b",]
+    assert least["b",] < least["b", "b"] < least["b", None]
+
+
+def _least(before: tuple[str | None, ...]) -> int:
+    """How many votes for a certify it after others."""
+    return next(n for n in range(1, 60) if certifies("a", [*before, *["a"] * n], 0.05))
