@@ -2,8 +2,8 @@
 
 No property test has a deadline, since no test may fail because the machine is busy. A file of
 engine tests alone is not imported where they do not run: without vLLM (the light install; the first
-lines say so), and with `-m "not engine"`. No command of a test finds a server of this machine's
-user, and no command of his one of a test.
+lines say so), and with `-m "not engine"`. No test finds a server of the user who runs it, and that
+user's commands find none of a test.
 """
 
 from __future__ import annotations

@@ -195,8 +195,9 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _socket(identity: str, address: str) -> Iterator[socket.socket | None]:
-    """Yield the socket by which commands find the service; None, with a line of the log, if none
-    can be made: they then need its address.
+    """Yield the socket by which commands find the service.
+
+    None, with a line of the log, where none can be made: commands then need its address.
     """
     with contextlib.ExitStack() as stack:
         place = None

@@ -50,7 +50,7 @@ class Key:
 class Client:
     """A key's holder, with what it uses now; times are of the clock `now`.
 
-    The user who runs the service may what engines of his own would do.
+    The service's own user has no limits: engines of a command's own would have none.
     """
 
     name: str
