@@ -77,10 +77,28 @@ def preempted(folder: Path) -> dict[str, Any]:
 
 
 def preempted_in_chunks(folder: Path) -> dict[str, Any]:
-    """The same, computed again 16 tokens a step, or found in the prefix cache."""
+    """The same, computed again 16 tokens a step, or found in the prefix cache.
+
+    `found` are the own tokens that requests which come back find there.
+    """
+    from vllm.v1.core.kv_cache_manager import KVCacheManager
+
+    found: list[int] = []
+    stock = KVCacheManager.get_computed_blocks
+
+    def looking(self: Any, request: Any, *others: Any, **named: Any) -> Any:
+        blocks = stock(self, request, *others, **named)
+        if request.num_preemptions:
+            found.append(max(blocks[1] - request.num_prompt_tokens, 0))
+        return blocks
+
+    KVCacheManager.get_computed_blocks = looking
     jobs = {"depths": DEPTHS, "lengths": [40] * 9, "warm": WARM}
     options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 16}
-    return ran_with_preemptions(tiny(folder, "ouro"), **jobs, **options, enable_prefix_caching=True)
+    model = tiny(folder, "ouro")
+    ended = ran_with_preemptions(model, **jobs, **options, enable_prefix_caching=True)
+    KVCacheManager.get_computed_blocks = stock
+    return {**ended, "found": found}
 
 
 def exits(folder: Path, rule: str, name: str) -> dict[str, Any]:
@@ -113,18 +131,15 @@ def prefix_hits(folder: Path) -> dict[str, Any]:
 
 def seeded(folder: Path) -> dict[str, Any]:
     """Drawn tokens of nine requests: one after another, and at once with too small a cache."""
-    model = tiny(folder, "huginn", max_depth=12, exit="state<0.06")
-    alone, _ = _drawn(model, max_num_seqs=1)
+    model = tiny(folder, "llama", max_depth=12, exit="state<0.35 after 2")
     return {
-        "want": alone,
-        "got": _drawn(model, max_model_len=96, num_gpu_blocks_override=8)[0],
-        "cold": _drawn(model, (False,) * 9, max_num_seqs=1)[0],
+        "want": _drawn(model, max_num_seqs=1),
+        "got": _drawn(model, max_model_len=96, num_gpu_blocks_override=8),
+        "cold": _drawn(model, (False,) * 9),
     }
 
 
-def _drawn(
-    model: TinyModel, warm: Sequence[bool] = ALL, **options: Any
-) -> tuple[list[list[int]], list[int]]:
+def _drawn(model: TinyModel, warm: Sequence[bool] = ALL, **options: Any) -> list[list[int]]:
     from vllm import SamplingParams
 
     engines = [model.opened(**options)]
@@ -144,7 +159,7 @@ def _drawn(
         use_tqdm=False,
     )
     end(engines)
-    return [list(o.outputs[0].token_ids) for o in outputs], [o.num_cached_tokens for o in outputs]
+    return [list(output.outputs[0].token_ids) for output in outputs]
 
 
 CASES = (
