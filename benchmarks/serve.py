@@ -47,6 +47,8 @@ from servers import (
 )
 
 N_ATTEMPTS = 16
+# tokens of a reply to cancel, and the seconds after which its client leaves
+LONG = {"smollm2": (1500, 8.0), "sounder": (200, 0.7)}
 PARTS = ("plain", "voting", "cancel", "soak")
 FACTS = (  # the small model knows some of them
     ("How many days are in a week?", "7"),
@@ -78,6 +80,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=128, help="of a round of `plain`")
     parser.add_argument("--soak", type=int, default=100_000, help="requests of `soak`")
+    parser.add_argument("--model", default="smollm2", choices=list(LONG), help="of `cancel`")
     parser.add_argument("--its-hub", help="the Python of an environment with its_hub")
     parser.add_argument("--optillm", help="the Python of an environment with optillm")
     options = parser.parse_args()
@@ -185,15 +188,15 @@ async def gateways(
 
 async def cancel(options: argparse.Namespace, folder: Path) -> None:
     """Measure how long an engine works for clients that have left."""
-    bodies = [
-        chat(f"Write a long story about {i} ships.", max_tokens=1500) for i in range(N_IN_FLIGHT)
-    ]
+    model, n_tokens, seconds = options.model, *LONG[options.model]
+    more = {"model": model, "max_tokens": n_tokens, "ignore_eos": True}
+    bodies = [{"prompt": f"A long story about {i} ships:", **more} for i in range(N_IN_FLIGHT)]
     taken = []
-    async with leadline("consistency n=1", folder, vllm_plan()) as ours:
+    async with leadline("consistency n=1", folder, vllm_plan(), model) as ours:
         processes = tree(ours)
         for number in range(options.rounds + 1):
-            asking = asyncio.create_task(ask(ours, bodies, N_IN_FLIGHT))
-            await asyncio.sleep(8)
+            asking = asyncio.create_task(ask(ours, bodies, N_IN_FLIGHT, "/v1/completions"))
+            await asyncio.sleep(seconds)
             assert not asking.done()
             asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -202,7 +205,7 @@ async def cancel(options: argparse.Namespace, folder: Path) -> None:
             if number:
                 taken.append(last * 1000)
     print(
-        f"cancel: {N_IN_FLIGHT} in flight, all clients leave: the engine is idle after "
+        f"cancel: {N_IN_FLIGHT} in flight of {model}, all clients leave: the engine is idle after "
         f"{statistics.median(taken):.0f} ms ({min(taken):.0f} to {max(taken):.0f}, n = {len(taken)}"
         "), by the time on processors of its processes",
         flush=True,
@@ -250,8 +253,7 @@ async def soak(options: argparse.Namespace, folder: Path) -> None:
 
 def chat(question: str, **more: Any) -> dict[str, Any]:
     """Return the body of a request."""
-    messages = [{"role": "user", "content": question}]
-    return {"model": "smollm2", "messages": messages, **more}
+    return {"model": "smollm2", "messages": [{"role": "user", "content": question}], **more}
 
 
 def sums(n: int) -> list[tuple[str, str]]:

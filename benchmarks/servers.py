@@ -67,11 +67,11 @@ def vllm_plan() -> dict[str, object]:
 
 @contextlib.asynccontextmanager
 async def leadline(
-    strategy: str, folder: Path, settings: Mapping[str, object]
+    strategy: str, folder: Path, settings: Mapping[str, object], model: str = "smollm2"
 ) -> AsyncIterator[str]:
     """Run `leadline serve` with the settings of a plan."""
     port = free_port()
-    command = [sys.executable, "-m", "orchestrator", "serve", "--model", "smollm2"]
+    command = [sys.executable, "-m", "orchestrator", "serve", "--model", model]
     command += ["--strategy", strategy, "--port", f"{port}", "--max-waiting", "512"]
     sampling = {"sampling.temperature": TEMPERATURE, "sampling.top_p": 1.0, "domain": "text"}
     for key, value in {**sampling, **settings}.items():
@@ -127,7 +127,7 @@ async def is_ready(
 
 
 async def ask(
-    address: str, bodies: Sequence[Mapping[str, Any]], n_in_flight: int
+    address: str, bodies: Sequence[Mapping[str, Any]], n_in_flight: int, path: str = CHAT
 ) -> tuple[list[dict[str, Any]], float]:
     """Send the requests; return the replies and the seconds until the last."""
     replies: list[dict[str, Any]] = [{} for _ in bodies]
@@ -143,7 +143,7 @@ async def ask(
 
         async def send() -> None:
             for place, body in waiting:
-                replies[place] = await posted(session, address + CHAT, body)
+                replies[place] = await posted(session, address + path, body)
 
         for _ in range(n_in_flight):
             group.create_task(send())

@@ -141,14 +141,16 @@ def run_remaining(
     title: str,
     display: DisplayOptions,
     sinks: Reporting | None = None,
-    factory: EngineFactory | None = None,
+    engines: Callable[[], EngineFactory | None] = lambda: None,
 ) -> Outcome:
     """Run the remaining problems of a job with a log of the engine; nothing if none remain.
 
-    `factory` takes the place of the execution's engine.
+    `engines` is called if some do, and returns what takes the place of the execution's engine, or
+    None.
     """
     if not job.remaining():
         return Outcome()
+    factory = engines()
     with engine_log(job.directory, display) as stream:
         return run_in_foreground(
             job, plan, execution, title, display, stream, sinks=sinks, factory=factory

@@ -88,12 +88,14 @@ retry_option = click.option(
     show_default=True,
     help="Try problems again that failed in an earlier run of this job.",
 )
+NO_SERVER = "none"
 server_option = click.option(
     "--server",
     metavar="URL",
     envvar="LEADLINE_SERVER",
     show_envvar=True,
-    help="Use the engines of a running `leadline serve`, which has loaded them (docs/serve.md).",
+    help="Use the engines of the `leadline serve` at this address. Without it, one of yours on "
+    "this machine is used if it has the plan's models and engine. `none`: never (docs/serve.md).",
 )
 report_option = click.option(
     "--report",

@@ -51,7 +51,7 @@ from orchestrator.cli.runs.closing import (
     print_summary,
 )
 from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
-from orchestrator.cli.runs.server import read_served_plan
+from orchestrator.cli.runs.server import EngineSource, is_address, read_served_plan
 from orchestrator.cli.view.numbers import counted
 from orchestrator.core.errors import (
     EngineError,
@@ -61,7 +61,6 @@ from orchestrator.core.errors import (
     TooManyFailed,
 )
 from orchestrator.core.plan import Plan
-from orchestrator.core.protocols import EngineFactory
 from orchestrator.jobs.job import Job, open_job
 from orchestrator.jobs.openai_batch import write_batch_output
 from orchestrator.jobs.problems import ProblemFile
@@ -144,9 +143,9 @@ def run(
       leadline run plan.toml --dry-run --pilot 5
       leadline run plan.toml --sampling.temperature 0.9 --fresh --limit 20
     """
-    if server and n_pilot:
+    if is_address(server) and n_pilot:
         raise PlanError("--pilot starts engines of its own: remove it, or --server")
-    loaded, factory = read_served_plan(plan_file, flags, server, is_batch=True)
+    loaded, engines = read_served_plan(plan_file, flags, server, display, is_batch=True)
     directory = job_directory(loaded, "run")
     directory = fresh_directory(directory) if fresh else directory
     with contextlib.ExitStack() as stack:
@@ -160,8 +159,8 @@ def run(
         if dry_run or n_pilot:
             loaded = replace(loaded, plan=plan)
             return print_costs(DryRun(loaded, directory, source, dry_run, n_pilot, display))
-    engine = loaded.execution, factory
-    code = _run_job(directory, plan, *engine, source, display, retry_failed, limit)
+    needs = plan, loaded.execution, engines
+    code = _run_job(directory, *needs, source, display, retry_failed, limit)
     if with_report:
         print_report(directory, code, display)
     if loaded.recipe and not (display.quiet or display.as_json):
@@ -199,9 +198,9 @@ def resume(
             f"{path} was started from Python, or stopped before anything ran: run the same "
             "script or command again to continue"
         )
-    loaded, factory = read_served_plan(path / PLAN_FILE, flags, server, is_batch=True)
+    loaded, engines = read_served_plan(path / PLAN_FILE, flags, server, display, is_batch=True)
     require_unchanged(path, source, loaded.plan)
-    return _run_job(path, loaded.plan, loaded.execution, factory, source, display, retry_failed)
+    return _run_job(path, loaded.plan, loaded.execution, engines, source, display, retry_failed)
 
 
 def _with_recorded_choice(loaded: LoadedPlan, directory: Path) -> Plan:
@@ -222,7 +221,7 @@ def _run_job(
     directory: Path,
     plan: Plan,
     execution: Execution,
-    factory: EngineFactory | None,
+    engines: EngineSource,
     source: JobSource,
     display: DisplayOptions,
     retry_failed: bool,
@@ -230,7 +229,7 @@ def _run_job(
 ) -> int:
     """Run the remaining problems of a job, in its first `limit` rows, and print the summary.
 
-    `factory` takes the place of the execution's engine.
+    `engines` returns what takes the place of the execution's engine, or None.
     Of a finished job, the summary is printed again.
     """
     require_as_real(directory, execution.engine.name)
@@ -263,7 +262,7 @@ def _run_job(
         name = run_name(plan, execution)
         title = f"{directory} · {_extent(job, n_resumed)} · {name}"
         with reporting(job, plan, execution, name, _note) as sinks:
-            outcome = run_remaining(job, plan, execution, title, display, sinks, factory)
+            outcome = run_remaining(job, plan, execution, title, display, sinks, engines)
             job.export()  # before the evaluation, which may fail or be interrupted
             answers = {} if outcome.signal_number else references.answers
             right = _correctness(job, answers, file, plan, execution)

@@ -24,6 +24,8 @@ variables or properties:
   where the user names none.
 - `loads_models: bool` (engines): False if the engine does not load the plan's models itself; their
   files are then not inspected.
+- `is_remote: bool` (engines): True if servers elsewhere hold the models, so that to share an open
+  engine between commands saves nothing.
 - `expects: str` (domains): what a reference must be, for messages, such as "one number".
 - `lists_are_values: bool` (domains): True if a list in a row's `answer` is one value. Elsewhere its
   items are aliases: any of them is right.

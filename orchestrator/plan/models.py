@@ -126,7 +126,7 @@ def _shipped_folder() -> Path:
 
 def embedded_folder() -> tuple[Path, bool]:
     """Return where `smollm2` is kept, and whether it is whole by the sizes of its files."""
-    folder = _models_home() / f"{NAME}-{_short_digest()}"
+    folder = cache_home() / "models" / f"{NAME}-{_short_digest()}"
     return folder, _is_whole(folder)
 
 
@@ -170,14 +170,15 @@ def _replace(folder: Path, make: Callable[[Path], None]) -> None:
         fresh.rename(folder)
 
 
-def _models_home() -> Path:
-    """Return the user's cache of models.
+def cache_home() -> Path:
+    """Return Leadline's folder in the user's cache.
 
-    A relative XDG_CACHE_HOME is ignored, as the XDG specification requires.
+    A relative XDG_CACHE_HOME is ignored, as the XDG specification requires. RuntimeError for a user
+    without a home.
     """
     cache = os.environ.get("XDG_CACHE_HOME", "")
     root = Path(cache) if os.path.isabs(cache) else Path.home() / ".cache"
-    return root / "leadline" / "models"
+    return root / "leadline"
 
 
 def _short_digest() -> str:

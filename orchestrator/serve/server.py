@@ -1,27 +1,29 @@
-"""Runs a service on a socket: where it may listen, how it ends, and in which order.
+"""Runs a service: where it may listen, how it ends, and in which order.
 
-The one rule: without keys it listens on this machine alone. It ends softly: no new requests, those
-that run are answered within the time to drain, the rest is stopped, and batches continue with the
-next start.
+The one rule: without keys it listens on this machine alone. Beside its address it listens on a
+socket that only its own user can reach: there commands find it, and need no key. It ends softly: no
+new requests, those that run are answered within the time to drain, the rest is stopped, and batches
+continue with the next start.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import ipaddress
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import uvicorn
 
-from orchestrator.core.errors import PlanError
+from orchestrator.core.errors import EngineError, PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.plan.execution import Execution
-from orchestrator.serve.access.keys import KeyRing, read_keys
+from orchestrator.serve.access.keys import KeyRing, own_user, read_keys
 from orchestrator.serve.batches.runner import running_batches
 from orchestrator.serve.front import Front
 from orchestrator.serve.protocol.questions import QuestionReader
@@ -30,6 +32,8 @@ from orchestrator.serve.routes.context import Context
 from orchestrator.serve.running.service import Service, running_service
 from orchestrator.serve.running.spans import tracing
 from orchestrator.serve.running.traffic import kept_traffic
+from orchestrator.serve.sharing.identity import engine_identity
+from orchestrator.serve.sharing.sockets import published_socket
 from orchestrator.serve.telemetry import Log, Metrics, quiet_others
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -103,18 +107,25 @@ async def serve(
 
     EngineError, PlanError or JournalError where it cannot start, or the engine fails.
     """
+    identity = engine_identity(plan, execution)  # of files as they are before the engine reads them
     async with contextlib.AsyncExitStack() as stack:
         place = stack.enter_context(contextlib.closing(_bound(options.host, options.port)))
+        address = _address(place)
         running = running_application(plan, execution, options)
         app, service = await stack.enter_async_context(running)
-        server = _Server(_config(app))
+        listening = [(_Server(_config(app)), place)]
+        if identity and (local := stack.enter_context(_socket(identity, address))) is not None:
+            keys = KeyRing(anybody=own_user())
+            own = dataclasses.replace(app, keys=keys, body_bytes=app.file_bytes)
+            listening.append((_Server(_config(own)), local))
         quiet_others()
-        serving = asyncio.create_task(server.serve([place]))
+        serving = [asyncio.create_task(server.serve([one])) for server, one in listening]
         waits = [asyncio.create_task(one) for one in (service.ended(), stop.wait())]
         try:
-            await server.ready.wait()
-            on_start(_address(place))
-            await asyncio.wait([serving, *waits], return_when=asyncio.FIRST_COMPLETED)
+            for server, _ in listening:
+                await server.ready.wait()
+            on_start(address)
+            await asyncio.wait([*serving, *waits], return_when=asyncio.FIRST_COMPLETED)
             if waits[0].done():
                 await waits[0]
             with contextlib.suppress(TimeoutError):
@@ -122,10 +133,11 @@ async def serve(
                     await service.drained()
         finally:
             service.stop_all()
-            server.should_exit = True
+            for server, _ in listening:
+                server.should_exit = True
             for wait in waits:
                 wait.cancel()
-            await asyncio.gather(serving, *waits, return_exceptions=True)
+            await asyncio.gather(*serving, *waits, return_exceptions=True)
 
 
 async def serve_until_signal(
@@ -133,10 +145,18 @@ async def serve_until_signal(
 ) -> None:
     """Serve until SIGTERM or SIGINT; otherwise as `serve`."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
-    for number in _SIGNALS:
-        loop.add_signal_handler(number, stop.set)
+
+    def started(address: str) -> None:
+        handle_signals()  # again: engines install handlers of their own when they start
+        on_start(address)
+
+    def handle_signals() -> None:
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, stop.set)
+
+    handle_signals()
     try:
-        await serve(plan, execution, options, stop, on_start)
+        await serve(plan, execution, options, stop, started)
     finally:
         for number in _SIGNALS:
             loop.remove_signal_handler(number)
@@ -171,6 +191,21 @@ class _Server(uvicorn.Server):
         """Begin to listen."""
         await super().startup(sockets)
         self.ready.set()
+
+
+@contextlib.contextmanager
+def _socket(identity: str, address: str) -> Iterator[socket.socket | None]:
+    """Yield the socket by which commands find the service.
+
+    None, with a line of the log, where none can be made: commands then need its address.
+    """
+    with contextlib.ExitStack() as stack:
+        place = None
+        try:
+            place = stack.enter_context(published_socket(identity, address.removesuffix("/v1")))
+        except EngineError as error:
+            Log().write("no_socket", cause=str(error))
+        yield place
 
 
 def _bound(host: str, port: int) -> socket.socket:

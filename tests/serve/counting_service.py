@@ -122,11 +122,13 @@ class Served:
 
 
 @contextlib.contextmanager
-def served(plan: Plan, name: str, *, window: int = 64, **options: Any) -> Iterator[Served]:
+def served(
+    plan: Plan, name: str, *, window: int = 64, engine: str = "counting-service", **options: Any
+) -> Iterator[Served]:
     """Yield the service of a plan; options are fields of `ServerOptions`, or the engine's."""
     own = {k: options.pop(k) for k in [*options] if k in ServerOptions.__dataclass_fields__}
-    engine = PluginSpec("counting-service", {"label": name, "options": options})
-    execution = Execution(engine=engine, window=window)
+    spec = PluginSpec(engine, {"label": name, "options": options})
+    execution = Execution(engine=spec, window=window)
     started: list[str] = []
     ready, stops = threading.Event(), []
     failures: list[BaseException] = []

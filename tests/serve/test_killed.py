@@ -42,6 +42,7 @@ from orchestrator.cli.main import main
 main()
 """
 LEADLINE = [sys.executable, "-c", _PROGRAM.format(folder=str(Path(__file__).parent))]
+_NO_PATH = "log:"  # a file that an option names is part of the engine, and this one changes
 PLAN = Plan(strategy=PluginSpec("consistency", {"n": 3}), domain="number")
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -52,15 +53,15 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 class Logging:
     """The fake engine, which also records the requests that it has served."""
 
-    loads_models: ClassVar[bool] = False
     log: str = ""
+    loads_models: bool = False
 
     def capabilities(self) -> frozenset[Capability]:
         return Fake().capabilities()
 
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[LoggingEngine]:
-        yield LoggingEngine(Path(self.log))
+        yield LoggingEngine(Path(self.log.removeprefix(_NO_PATH)))
 
 
 class LoggingEngine(FakeEngine):
@@ -74,15 +75,15 @@ class LoggingEngine(FakeEngine):
 
 
 class Child:
-    """A server in a process of its own."""
+    """A server in a process of its own, which commands find if its engine loads models."""
 
-    def __init__(self, data: Path, log: Path, port: int = 0) -> None:
+    def __init__(self, data: Path, log: Path, port: int = 0, loads: bool = False) -> None:
         readable, writable = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             code = 1
             try:
-                _serve(data, log, writable, port)
+                _serve(data, log, writable, port, loads)
                 code = 0
             finally:
                 os._exit(code)
@@ -99,8 +100,9 @@ class Child:
         return os.waitpid(self.pid, 0)[1]
 
 
-def _serve(data: Path, log: Path, pipe: int, port: int) -> None:
-    execution = Execution(PluginSpec("logging-service", {"log": str(log)}), window=16)
+def _serve(data: Path, log: Path, pipe: int, port: int, loads: bool) -> None:
+    spec = PluginSpec("logging-service", {"log": f"{_NO_PATH}{log}", "loads_models": loads})
+    execution = Execution(spec, window=16)
     options = ServerOptions(port=port, data=data, drain_seconds=0.0)
 
     def on_start(address: str) -> None:
@@ -149,13 +151,28 @@ def _check_output(client: openai.OpenAI, batch: str) -> None:
     assert found == {f"r{i}": problem_number(f"r{i}") for i in range(N_ROWS)}
 
 
+@orchestrator.engine("signal-handling")
+@dataclass(frozen=True, slots=True)
+class SignalHandling:
+    """The fake engine, which handles SIGTERM itself once it is open, as Ray's does."""
+
+    loads_models: ClassVar[bool] = False
+
+    def capabilities(self) -> frozenset[Capability]:
+        return Fake().capabilities()
+
+    @asynccontextmanager
+    async def open(self, models: Mapping[str, Model]) -> AsyncIterator[FakeEngine]:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        yield FakeEngine(Fake(seconds_per_token=0.1))
+
+
 def test_sigterm_ends_the_command_once_its_requests_are_answered(tmp_path: Path) -> None:
     """The program of the command line answers what it has, and leaves with status 0."""
     command = [*LEADLINE, "serve", "--port", "0"]
     command.append(str(tmp_path / "plan.toml"))
     (tmp_path / "plan.toml").write_text(
-        "[strategy]\nname = 'consistency'\nn = 4\n"
-        "[execution.engine]\nname = 'fake'\nseconds_per_token = 0.1\n"
+        "[strategy]\nname = 'consistency'\nn = 4\n[execution.engine]\nname = 'signal-handling'\n"
     )
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -171,22 +188,33 @@ def test_sigterm_ends_the_command_once_its_requests_are_answered(tmp_path: Path)
         assert process.wait(SECONDS) == 0
 
 
-def test_a_run_on_engines_of_a_server_outlives_it(tmp_path: Path) -> None:
-    """After kill -9 of the server the run waits for the next one, and repeats nothing it has."""
+@pytest.mark.parametrize("is_found", [False, True])
+def test_a_run_on_engines_of_a_server_outlives_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_found: bool
+) -> None:
+    """After kill -9 of the server the run waits for the next one, and repeats nothing it has.
+
+    Also where the run has found it: at the same address the next one has the same socket.
+    """
     log, port = tmp_path / "log", 0
-    server, run = Child(tmp_path / "data", log), None
+    monkeypatch.setenv("LEADLINE_SERVER", "")
+    server, run = Child(tmp_path / "data", log, loads=is_found), None
     try:
         port = int(server.address.rpartition(":")[2].partition("/")[0])
-        run = _run_on(server.address, tmp_path)
+        spec = {"": "logging-service", ".log": f"{_NO_PATH}{log}", ".loads_models": "true"}
+        found = [x for k, v in spec.items() for x in (f"--execution.engine{k}", v)]
+        run = _run_on(tmp_path, *(found if is_found else ("--server", server.address)))
         for n in range(1, 4):
             while len(_served(log)) < n * N_SHARED_ROWS // 2:
                 assert run.poll() is None
             server.end(signal.SIGKILL)
             kept, n_served = _traces(tmp_path / "out"), len(_served(log))
-            server = Child(tmp_path / "data", log, port)
+            server = Child(tmp_path / "data", log, port, is_found)
             again = set(_served(log)[n_served:]) & kept
             assert not again, f"generated again although journalled: {again}"
-        assert run.wait(SECONDS) == 0
+        _, errors = run.communicate(timeout=SECONDS)
+        assert run.returncode == 0
+        assert ("using the engines of the server" in errors) is is_found
         assert _answers(tmp_path) == {
             f"r{i}": problem_number(f"r{i}") for i in range(N_SHARED_ROWS)
         }
@@ -200,7 +228,7 @@ def test_a_run_on_engines_of_a_server_outlives_it(tmp_path: Path) -> None:
 def test_a_run_whose_server_is_gone_ends_and_is_resumed_on_another(tmp_path: Path) -> None:
     log = tmp_path / "log"
     server = Child(tmp_path / "data", log)
-    run = _run_on(server.address, tmp_path, "--supervision.patience_seconds", "0")
+    run = _run_on(tmp_path, "--server", server.address, "--supervision.patience_seconds", "0")
     try:
         while len(_served(log)) < N_SHARED_ROWS:
             assert run.poll() is None
@@ -229,11 +257,11 @@ def test_a_killed_command_leaves_the_engine_idle(tmp_path: Path) -> None:
         service.counts.wait_for(lambda c: c.n_running == 0)
 
 
-def _run_on(address: str, folder: Path, *flags: str) -> subprocess.Popen[str]:
+def _run_on(folder: Path, *flags: str) -> subprocess.Popen[str]:
     rows = ({"id": f"r{i}", "prompt": "How many?"} for i in range(N_SHARED_ROWS))
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     command = [*LEADLINE, "run", "--problems", str(folder / "rows.jsonl")]
-    command += ["--out", str(folder / "out"), "--server", address, "--strategy.n", "3", *flags]
+    command += ["--out", str(folder / "out"), "--strategy.n", "3", *flags]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
 
 

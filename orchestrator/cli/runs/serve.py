@@ -96,6 +96,7 @@ def serve(
 
     A request is explored by the plan's strategy, or by the one that its model's name or its object
     `leadline` asks for (docs/serve.md). The log is one JSON object a line on the error stream.
+    Commands of the same user and plan find the server, and use its engines.
 
     \b
     Example:

@@ -1,34 +1,47 @@
 """`--server URL`: a command's plan where the engines of a running service are used.
 
 The one rule: the service's engine runs the service's models, so a plan that has other ones is
-refused by name; everything else of a plan is the command's own.
+refused by name; everything else of a plan is the command's own. Without an address, a service is
+used whose engine is the plan's, if the command finds one once it needs an engine.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeAlias
 
+from orchestrator.cli.console import message
 from orchestrator.cli.inputs import read_plan
+from orchestrator.cli.options import NO_SERVER, DisplayOptions
 from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Model
 from orchestrator.core.protocols import EngineFactory
 from orchestrator.plan.file import LoadedPlan
 
 _ENGINE = "execution.engine"
+EngineSource: TypeAlias = Callable[[], EngineFactory | None]
 
 
 def read_served_plan(
-    path: str | Path | None, flags: Mapping[str, str], server: str | None, *, is_batch: bool
-) -> tuple[LoadedPlan, EngineFactory | None]:
-    """Return a plan, and the engines of the service where there is one.
+    path: str | Path | None,
+    flags: Mapping[str, str],
+    server: str | None,
+    display: DisplayOptions,
+    *,
+    is_batch: bool,
+) -> tuple[LoadedPlan, EngineSource]:
+    """Return a plan, and what returns the engines of a service once the command needs them.
 
-    Without a file, the service's plan is the default. `is_batch`: the service serves people first.
+    They are None where the command starts its own. Without a file, the plan of the service at an
+    address is the default. `is_batch`: the service serves people first.
     """
-    if not server:
-        return read_plan(path, flags), None
+    if not is_address(server):
+        loaded = read_plan(path, flags)
+        return loaded, lambda: None if server else _found_engines(loaded, display, is_batch)
+    assert server is not None
     from orchestrator.serve.sharing.remote import RemoteEngines, connect
 
     engine_flag = next((f for f in flags if f == _ENGINE or f.startswith(f"{_ENGINE}.")), None)
@@ -41,7 +54,33 @@ def read_served_plan(
     loaded = read_plan(path, flags, tables)
     theirs = {name: Model(**table) for name, table in tables["models"].items()}
     _require_models(loaded.plan.models, theirs, server)
-    return loaded, RemoteEngines(found, loaded.execution.engine, is_batch)
+    remote = RemoteEngines(found, loaded.execution.engine, is_batch)
+    return loaded, lambda: remote
+
+
+def is_address(server: str | None) -> bool:
+    """Tell whether --server names a service."""
+    return server not in (None, "", NO_SERVER)
+
+
+def _found_engines(
+    loaded: LoadedPlan, display: DisplayOptions, is_batch: bool
+) -> EngineFactory | None:
+    """Return the engines of a service of this user that has those of the plan; None without one."""
+    from orchestrator.serve.sharing.remote import RemoteEngines, found_server
+
+    def note(text: str) -> None:
+        if not display.quiet:
+            message(f"note: {text}")
+
+    found = found_server(loaded.plan, loaded.execution, note)
+    if found is None:
+        return None
+    if not display.quiet:
+        message(
+            f"using the engines of the server at {found.root}; --server {NO_SERVER} starts others"
+        )
+    return RemoteEngines(found, loaded.execution.engine, is_batch)
 
 
 def _require_models(own: Mapping[str, Model], theirs: Mapping[str, Model], server: str) -> None:

@@ -64,7 +64,7 @@ def solve(
     text = sys.stdin.read() if question == "-" else question
     if not text.strip():
         raise PlanError("the question is empty")
-    loaded, factory = read_served_plan(plan_file, flags, server, is_batch=False)
+    loaded, engines = read_served_plan(plan_file, flags, server, display, is_batch=False)
     plan, execution = loaded.plan, loaded.execution
     report_choice(plan, display)
     with contextlib.ExitStack() as stack:
@@ -75,7 +75,7 @@ def solve(
         job = stack.enter_context(open_job(Path(directory), plan, [problem]))
         title = f"{one_line(text)} · {run_name(plan, execution)}"
         with reporting(job, plan, execution, run_name(plan, execution), message) as sinks:
-            outcome = run_remaining(job, plan, execution, title, display, sinks, factory)
+            outcome = run_remaining(job, plan, execution, title, display, sinks, engines)
         results = job.results()
         causes = _causes(results, plan, directory)
         traces = sorted(job.journal.arrived(problem.id), key=lambda t: t.ordinal)

@@ -19,7 +19,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from json import JSONDecodeError
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
@@ -79,6 +79,7 @@ class OpenAI(EndpointOptions):
     The `path` of a model in a plan is the name under which the server serves it.
     """
 
+    is_remote: ClassVar[bool] = True
     base_url: Annotated[
         Address,
         Meta(

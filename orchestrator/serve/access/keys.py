@@ -48,10 +48,14 @@ class Key:
 
 @dataclass(slots=True, eq=False)
 class Client:
-    """A key's holder, with what it uses now; times are of the clock `now`."""
+    """A key's holder, with what it uses now; times are of the clock `now`.
+
+    The service's own user has no limits: engines of a command's own would have none.
+    """
 
     name: str
     key: Key = Key()
+    is_own_user: bool = False
     now: Callable[[], float] = time.time
     n_open: int = 0
     _left: float = field(init=False)
@@ -108,12 +112,13 @@ class Client:
 class KeyRing:
     """The clients of a service; without keys everybody is one client without limits."""
 
-    def __init__(self, keys: dict[str, Key] | None = None) -> None:
+    def __init__(self, keys: dict[str, Key] | None = None, anybody: Client | None = None) -> None:
         """Read the keys that are in variables; PlanError if one is not set."""
         self._clients = {
             _digest(name, key): Client(name, key) for name, key in (keys or {}).items()
         }
-        self._anybody = None if keys else Client(ANYBODY, Key(engines=True))
+        everybody = anybody or Client(ANYBODY, Key(engines=True))
+        self._anybody = None if keys else everybody
 
     @property
     def is_open(self) -> bool:
@@ -141,6 +146,11 @@ class KeyRing:
         """Return the client of a name, such as the owner of a batch."""
         known = [*self._clients.values(), *filter(None, [self._anybody])]
         return next((client for client in known if client.name == name), None)
+
+
+def own_user() -> Client:
+    """Return the client on a socket that only the service's own user can reach."""
+    return Client("socket", Key(engines=True), is_own_user=True)
 
 
 def read_keys(path: Path) -> KeyRing:

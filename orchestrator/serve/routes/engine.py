@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from orchestrator.serve.access.keys import Client
-from orchestrator.serve.protocol.faults import Fault, invalid
+from orchestrator.serve.protocol.faults import Fault, invalid, shutting_down
 from orchestrator.serve.routes.connection import ClientGone, while_connected
 from orchestrator.serve.routes.context import JsonResponse, context_of
 from orchestrator.serve.sharing.direct import DirectAccess
@@ -31,6 +31,8 @@ router = APIRouter(include_in_schema=False)
 async def describe(request: Request) -> Response:
     """Describe the engine and its plan."""
     access, _ = _access(request)
+    if access.is_draining:
+        raise shutting_down()
     return JsonResponse(access.description)
 
 
@@ -44,7 +46,7 @@ async def generate(request: Request) -> Response:
         raise invalid(f"the body is not an order: {error}", code="order") from error
     try:
         with client.admitted():
-            trace = await while_connected(request, access.generate(client.name, order))
+            trace = await while_connected(request, access.generate(client, order))
     except ClientGone:
         return Response(status_code=499)
     client.spend(trace.usage.prompt_tokens + trace.usage.output_tokens)

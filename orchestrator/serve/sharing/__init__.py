@@ -1,1 +1,1 @@
-"""The engines of a running service for other commands: what `--server URL` uses, on both sides."""
+"""The engines of a running service for other commands, which find it or name it: both sides."""

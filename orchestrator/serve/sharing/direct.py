@@ -16,6 +16,7 @@ import msgspec
 from orchestrator.core.errors import EngineError, Unavailable
 from orchestrator.core.values import Finish, Media, Request, Trace, media_of
 from orchestrator.engines.reply import trace_for, validated
+from orchestrator.serve.access.keys import Client
 from orchestrator.serve.protocol.faults import Fault, broken, busy, shutting_down
 from orchestrator.serve.running.entries import BatchEntry, InteractiveEntry, SharedWindow
 from orchestrator.serve.sharing.wire import Description, Order
@@ -33,7 +34,7 @@ class _Running:
 
 @dataclass(slots=True, eq=False)
 class DirectAccess:
-    """The engine behind a window, for orders; at most `max_open` at a time."""
+    """The engine behind a window, for orders; at most `max_open` of others at a time."""
 
     window: SharedWindow
     description: Description
@@ -44,13 +45,14 @@ class DirectAccess:
         default_factory=lambda: deque[tuple[str, str]](maxlen=_N_REMEMBERED)
     )
 
-    async def generate(self, owner: str, order: Order) -> Trace:
+    async def generate(self, client: Client, order: Order) -> Trace:
         """Return the trace of an order; Fault if it cannot be served, now or at all."""
-        key = (owner, order.id)
-        self._require_served(key, order)
+        key = (client.name, order.id)
+        self._require_served(key, order, client)
         if key in self._aborted:
             return trace_for(order.request, Finish.CANCELLED)
-        if any(map(_is_elsewhere, media_of(order.request.prompt))):
+        is_foreign = not client.is_own_user
+        if is_foreign and any(map(_is_elsewhere, media_of(order.request.prompt))):
             return trace_for(order.request, Finish.FAILED, error=_FETCHED)
         entry = BatchEntry(self.window) if order.is_batch else InteractiveEntry(self.window)
         task = asyncio.ensure_future(entry.generate(order.request))
@@ -91,14 +93,14 @@ class DirectAccess:
         for one in self._open.values():
             one.task.cancel()
 
-    def _require_served(self, key: tuple[str, str], order: Order) -> None:
+    def _require_served(self, key: tuple[str, str], order: Order, client: Client) -> None:
         if self.is_draining:
             raise shutting_down()
         if order.digest != self.description.digest:
             raise Fault(409, "the service has another plan now", "other_engine")
         if key in self._open:
             raise Fault(400, "an order of this id is open", "order")
-        if len(self._open) >= self.max_open:
+        if len(self._open) >= self.max_open and not client.is_own_user:
             raise busy("too many requests are waiting; send this one again later", 1, "overloaded")
 
 

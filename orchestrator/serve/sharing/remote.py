@@ -1,8 +1,10 @@
 """The engines of a running service, from the side of a command: `leadline run --server URL`.
 
-The one rule: exploring, voting and the journal stay on this side, so a job is the same as with
-engines of its own. A lost connection, or a service that ends or has no room, is `Unavailable`: the
-request is sent again, for as long as the plan's patience lasts. Needs httpx, of the extra `http`.
+Without an address, a service is found by its socket, if its engine is the one that the command
+would start. The one rule: exploring, voting and the journal stay on this side, so a job is the same
+as with engines of its own. A lost connection, or a service that ends or has no room, is
+`Unavailable`: the request is sent again, for as long as the plan's patience lasts. Needs httpx, of
+the extra `http`.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import contextlib
 import os
 import socket
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,10 +23,13 @@ from typing import TYPE_CHECKING, ClassVar
 import msgspec
 
 from orchestrator.core.errors import EngineError, PlanError, Unavailable
-from orchestrator.core.plan import Model
+from orchestrator.core.plan import Model, Plan
 from orchestrator.core.values import Capability, Finish, PluginSpec, Request, Trace
 from orchestrator.engines.reply import trace_for
 from orchestrator.plan import registry
+from orchestrator.plan.execution import Execution
+from orchestrator.serve.sharing.identity import engine_identity
+from orchestrator.serve.sharing.sockets import ServiceSocket, running_sockets
 from orchestrator.serve.sharing.wire import (
     ABORT,
     GENERATE,
@@ -34,6 +39,7 @@ from orchestrator.serve.sharing.wire import (
     Order,
     decode_trace,
     encode_order,
+    engine_digest,
 )
 
 if TYPE_CHECKING:
@@ -41,6 +47,7 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "LEADLINE_SERVER_KEY"
 _CONNECT_SECONDS = 10.0
+_SOCKET_SECONDS = 2.0  # what a service that hangs costs a command at most
 _KEEPALIVE = (  # a machine that is gone is noticed within two minutes
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 60),
@@ -51,10 +58,11 @@ _KEEPALIVE = (  # a machine that is gone is noticed within two minutes
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running service: its root address, and what it has said of itself."""
+    """A running service: its root address, what it has said of itself, its socket if it is used."""
 
     root: str
     description: Description
+    socket: str = ""
 
 
 def connect(url: str) -> Server:
@@ -69,7 +77,15 @@ def connect(url: str) -> Server:
         )
     root = url.rstrip("/").removesuffix("/v1")
     import_httpx()
-    description = asyncio.run(_describe(root))
+    import httpx
+
+    try:
+        description = asyncio.run(_description(root))
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise EngineError(
+            f"no server answers at {root} ({_cause(error)}); start one there with `leadline "
+            "serve`, or leave --server out"
+        ) from error
     if description.version != version("leadline"):
         raise EngineError(
             f"{url} runs Leadline {description.version}, and this is {version('leadline')}: use "
@@ -78,17 +94,55 @@ def connect(url: str) -> Server:
     return Server(root, description)
 
 
-async def _describe(root: str) -> Description:
-    import httpx
+def found_server(plan: Plan, execution: Execution, note: Callable[[str], None]) -> Server | None:
+    """Return this user's service on this machine whose engine is that of a plan; None without one.
 
+    Of several it is the one that started last. Where none of those that run can be used, `note` is
+    called with the reason of each.
+    """
+    identity = engine_identity(plan, execution)
+    sockets = running_sockets(identity) if identity else []
+    if not sockets:
+        return None
     try:
-        async with _client(root) as client:
-            response = await client.get(PATH, timeout=_CONNECT_SECONDS)
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise EngineError(
-            f"no server answers at {root} ({_cause(error)}); start one there with `leadline "
-            "serve`, or leave --server out"
-        ) from error
+        import_httpx()
+    except PlanError as error:
+        note(f"the server at {sockets[0].address} is not used: {error}")
+        return None
+    answers = asyncio.run(_answers(sockets))
+    digest = engine_digest(plan, execution)
+    for one, answer in zip(sockets, answers, strict=True):
+        if isinstance(answer, Description) and answer.digest == digest:
+            return Server(one.address, answer, str(one.path))
+    for answer in answers:
+        if isinstance(answer, str):
+            note(f"{answer}; engines of this command's own are started")
+    return None
+
+
+async def _answers(sockets: list[ServiceSocket]) -> list[Description | str]:
+    """Return what services say of themselves, or why one says nothing."""
+
+    async def answer(one: ServiceSocket) -> Description | str:
+        import httpx
+
+        try:
+            async with asyncio.timeout(_SOCKET_SECONDS):
+                return await _description(one.address, str(one.path))
+        except TimeoutError:
+            return f"the server at {one.address} does not answer"
+        except httpx.HTTPError as error:
+            return f"the server at {one.address} does not answer: {_cause(error)}"
+        except EngineError as error:
+            return str(error)
+
+    return await asyncio.gather(*map(answer, sockets))
+
+
+async def _description(root: str, path: str = "") -> Description:
+    """Return what a service says of itself; httpx's errors where it does not answer."""
+    async with _client(root, path) as client:
+        response = await client.get(PATH, timeout=_CONNECT_SECONDS)
     if response.status_code != 200:
         raise _refusal(root, response)
     try:
@@ -102,7 +156,9 @@ def import_httpx() -> None:
     try:
         import httpx  # noqa: F401
     except ImportError as error:
-        raise PlanError('--server needs httpx: pip install "leadline[http]"') from error
+        raise PlanError(
+            'the engines of a server need httpx: pip install "leadline[http]"'
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +178,7 @@ class RemoteEngines:
     @asynccontextmanager
     async def open(self, models: Mapping[str, Model]) -> AsyncIterator[RemoteEngine]:
         """Yield the engine."""
-        async with _client(self.server.root) as client:
+        async with _client(self.server.root, self.server.socket) as client:
             engine = RemoteEngine(client, self.server, self.is_batch)
             try:
                 yield engine
@@ -195,18 +251,23 @@ class RemoteEngine:
         raise refusal
 
 
-def _client(root: str) -> httpx.AsyncClient:
-    """Return a client without limits: the window of the command limits what is in flight."""
+def _client(root: str, path: str = "") -> httpx.AsyncClient:
+    """Return a client without limits: the window of the command limits what is in flight.
+
+    With the path of a socket, over which a service needs no key, it connects there.
+    """
     import httpx
 
-    key = os.environ.get(KEY_VARIABLE, "").strip()
+    key = "" if path else os.environ.get(KEY_VARIABLE, "").strip()
     headers = {"Content-Type": MEDIA_TYPE}
     limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
     return httpx.AsyncClient(
         base_url=root,
         headers=headers | ({"Authorization": f"Bearer {key}"} if key else {}),
         timeout=httpx.Timeout(None, connect=_CONNECT_SECONDS),
-        transport=httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEPALIVE),
+        transport=httpx.AsyncHTTPTransport(uds=path, limits=limits)
+        if path
+        else httpx.AsyncHTTPTransport(limits=limits, socket_options=_KEEPALIVE),
     )
 
 

@@ -64,10 +64,15 @@ class _Envelope:
 
 def described(plan: Plan, execution: Execution, n_gpus: float) -> Description:
     """Return the description of a service."""
-    own, document = version("leadline"), plan_document(plan, execution)
-    fixed = (own, document["models"], msgspec.to_builtins(execution.engine))
-    digest = blake2b(msgspec.json.encode(fixed, order="sorted"), digest_size=16).hexdigest()
-    return Description(plan_toml(plan, execution), n_gpus, own, digest)
+    digest = engine_digest(plan, execution)
+    return Description(plan_toml(plan, execution), n_gpus, version("leadline"), digest)
+
+
+def engine_digest(plan: Plan, execution: Execution) -> str:
+    """Return what fixes the engine of a plan: 32 hex digits of version, models and engine."""
+    document = plan_document(plan, execution)
+    fixed = (version("leadline"), document["models"], msgspec.to_builtins(execution.engine))
+    return blake2b(msgspec.json.encode(fixed, order="sorted"), digest_size=16).hexdigest()
 
 
 def encode_order(order: Order) -> bytes:
