@@ -538,7 +538,7 @@ async def test_a_models_tokens_start_warm_from_the_plan_to_the_worker(huginn: Pa
     texts = ["How deep?", "By the mark, twain.", "Forty tokens make a block and eight more"]
     sampling = Sampling(temperature=0, max_new_tokens=n_new)
     requests = [
-        Request(text, problem_id="p", ordinal=i, seed=i, sampling=sampling)
+        Request(text, problem_id="p", ordinal=i, seed=i, sampling=sampling, depth=12)
         for i, text in enumerate(texts)
     ]
     model = Model(str(huginn), max_depth=12, exit="state<0.06", warm_start=1.0)
@@ -551,10 +551,10 @@ async def test_a_models_tokens_start_warm_from_the_plan_to_the_worker(huginn: Pa
         prompt = [1 + ord(character) - 32 for character in text]
         rule = ("state", 0.06, 1)
         warm = Warm(reference, 1.0, len(prompt))
-        ids, taken = references.generate_under(warm, prompt, n_new, rule, 4)
+        ids, taken = references.generate_under(warm, prompt, n_new, rule, 12)
         assert (list(trace.token_ids), list(trace.depths)) == (ids, taken[len(prompt) - 1 :])
-        _, cold = references.generate_under(reference, prompt, n_new, rule, 4)
-        assert taken != cold
+        cold = references.generate_under(reference, prompt, n_new, rule, 12)
+        assert (ids, taken) != cold
     assert (again.usage.prompt_tokens, again.usage.cached_tokens) == (72, 32)
 
 
