@@ -461,13 +461,13 @@ def test_warm_starts_equal_the_reference(warm: dict[str, Any], name: str) -> Non
     iterations are the reference's, too. No states are left of requests that have ended.
     """
     case = warm[name]
-    assert_equal(case)
+    assert case["got"] == case["want"]
+    for counted, taken in zip(case.get("counted", ()), case.get("taken", ()), strict=True):
+        assert counted[1] == taken[1]
+        assert counted[0] >= taken[0]  # what is computed again counts again
     assert case["n_kept"] == 0
     assert case.get("n_preempted", 1) > 0
     assert max(case.get("found", [1])) > 0  # own tokens in the prefix cache
-    assert [each for _, each in case.get("counted", [])] == [
-        each for _, each in case.get("taken", [])
-    ]
     if "preempted" not in name:
         assert case["got"][0] != case["got"][1]
 
@@ -565,6 +565,6 @@ async def test_what_cannot_be_is_refused_before_the_engine_starts(
 async def test_warm_starts_are_not_for_the_second_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     """It forgets a request that is preempted, and would compute other tokens afterwards."""
     monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
-    with pytest.raises(PlanError, match="set VLLM_USE_V2_MODEL_RUNNER=0, or drop warm_start"):
+    with pytest.raises(PlanError, match="Set VLLM_USE_V2_MODEL_RUNNER=0, or drop warm_start"):
         async with Vllm().open({"main": Model("sounder", warm_start=0.1)}):
             pass
