@@ -42,6 +42,7 @@ class Model:
     - `exit`: an exit rule (`core.layers`) by which a token stops before its request's depth.
     - `cascade`: a cascade (`core.layers`) by which an early iteration predicts some tokens.
     - `kv_iterations`: KV slots that iterations share; `kv_writes`: which write, "first" or "last".
+    - `warm_start`: the share of the last state of the token before in a new token's first state.
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
@@ -60,6 +61,7 @@ class Model:
     cascade: str = ""  # "": the request's depth predicts every token
     kv_iterations: int = 0  # 0: every iteration has a KV slot of its own
     kv_writes: str = ""  # "": "first", if iterations share slots
+    warm_start: float = 0.0  # in [0, 1]; 0: every token starts by itself
     task: str = ""  # "": it generates text
     reasoning_parser: str = ""  # "": by the model's family
     tool_parser: str = ""  # "": by the model's chat template
@@ -355,7 +357,7 @@ def document(plan: Plan) -> dict[str, object]:
     # jobs begun before these existed must resume
     for model in models.values():
         _drop_unset(model, "task", "reasoning_parser", "tool_parser", "chat_template", "lora")
-        _drop_unset(model, "cascade", "kv_iterations", "kv_writes")
+        _drop_unset(model, "cascade", "kv_iterations", "kv_writes", "warm_start")
     _drop_unset(whole, "answers_in_thinking", "few_shot")
     _drop_unset(whole["sampling"], "extra", "prefill", "thinking_tokens", "latent_noise")
     _drop_unset(whole["sampling"], "logprobs", "top_logprobs")

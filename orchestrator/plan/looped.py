@@ -12,7 +12,7 @@ with its one Attention at `layer.self_attn.attn`, add a row to `FAMILIES`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from orchestrator.core.errors import PlanError
@@ -26,22 +26,12 @@ from orchestrator.core.layers import (
 from orchestrator.core.plan import Model
 
 KEY = "latent"  # of config.json
-# of SamplingParams.extra_args: the depth of a request, and the noise on its first states
-DEPTH_ARGUMENT, NOISE_ARGUMENT = "latent_depth", "latent_noise"
-# the type of each value under `KEY`
-_KEY_TYPES = {
-    "layers": str,
-    "depth": int,
-    "max_depth": int,
-    "damped": bool,
-    "residual": float,
-    "exit": str,
-    "cascade": str,
-    "kv_iterations": int,
-    "kv_writes": str,
-}
+# of SamplingParams.extra_args: a request's depth, noise on its states, and a warm start
+DEPTH_ARGUMENT, NOISE_ARGUMENT, WARM_ARGUMENT = "latent_depth", "latent_noise", "latent_warm"
 # the fields of a model, beside its depths, that say something of its loop
-_LOOP_FIELDS = ("damped", "residual", "exit", "cascade", "kv_iterations", "kv_writes")
+_LOOP_FIELDS = (
+    *("damped", "residual", "exit", "cascade", "kv_iterations", "kv_writes", "warm_start"),
+)
 FIRST, LAST = KV_WRITES = ("first", "last")
 # the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
 # made of whole blocks
@@ -99,6 +89,7 @@ class Latent:
     cascade: str = ""  # a cascade for `orchestrator.core.layers.parse_cascade`
     kv_iterations: int = 0  # KV slots that the iterations share; 0: one for each
     kv_writes: str = FIRST  # which of the iterations that share a slot write it
+    warm_start: float = 0.0  # the share of the last state of the token before in a first state
     draft: Draft | None = None
 
     @property
@@ -113,12 +104,21 @@ class Latent:
             "depth": self.depth,
             "max_depth": self.max_depth,
             "damped": self.damped,
+            "residual": self.residual,
         }
         if self.kv_iterations:
             table |= {"kv_iterations": self.kv_iterations, "kv_writes": self.kv_writes}
         draft = {} if self.draft is None else {"draft": asdict(self.draft)}
-        rules = {"residual": self.residual, "exit": self.exit, "cascade": self.cascade}
+        rules = {"exit": self.exit, "cascade": self.cascade, "warm_start": self.warm_start}
         return {"architectures": [self.architecture], KEY: {**table, **rules, **draft}}
+
+
+# the type of each value under `KEY`
+_KEY_TYPES = {"layers": str} | {
+    f.name: type(f.default)
+    for f in fields(Latent)
+    if f.name in {"depth", "max_depth", *_LOOP_FIELDS}
+}
 
 
 def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | None:
@@ -162,7 +162,9 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
         )
     _require_loop(loop, max_depth, where)
     _require_slots(loop, max_depth, where)
-    return Latent(_architecture(config, where), schedule, depth, max_depth, **loop)
+    architecture = _architecture(config, where)
+    _require_warm(loop, max_depth, architecture, where)
+    return Latent(architecture, schedule, depth, max_depth, **loop)
 
 
 def cache_salt(depth: int) -> str:
@@ -298,6 +300,26 @@ def _require_slots(loop: Mapping[str, Any], max_depth: int, where: str) -> None:
         not (n and loop.get("cascade")),
         f"{where}: kv_iterations = {n} with cascade = {loop.get('cascade')!r} has not been tried: "
         "drop one",
+    )
+
+
+def _require_warm(loop: Mapping[str, Any], max_depth: int, architecture: str, where: str) -> None:
+    share = loop.get("warm_start", 0.0)
+    what = f"{where}: warm_start = {share:g}"
+    _require(0 <= share <= 1, f"{what}; it must be at least 0 and at most 1")
+    _require(
+        not share or max_depth > 1,
+        f"{what}, but max_depth = 1 leaves no iteration to save: raise max_depth",
+    )
+    _require(
+        share < 1 or architecture == LOOPED["RavenForCausalLM"],
+        f"{what}: this model reads a token only at the start of its loop, where there would be the "
+        "state of the token before alone; take less than 1 (1 is for Huginn)",
+    )
+    _require(
+        not (share and loop.get("cascade")),
+        f"{what} with cascade = {loop.get('cascade')!r}, which saves time by drafts: these cannot "
+        "start from the last state of a token that is not checked; drop one",
     )
 
 

@@ -25,6 +25,7 @@ import pytest
 import pytest_asyncio
 import tiny_loops
 from processes import Programs, is_gone, until
+from warm_reference import Warm
 
 from orchestrator.core.errors import EngineError
 from orchestrator.core.metrics import RuleFold, group_means
@@ -526,6 +527,35 @@ async def test_a_looped_base_model_reports_its_depth_and_its_dead_engine_says_so
     await assert_mean_depth_is_reported_and_charged(doomed_engine)
     await assert_rules_and_stops_end_at_their_token_among_drafts(doomed_engine)
     await assert_death_ends_every_request(doomed_engine)
+
+
+async def test_a_models_tokens_start_warm_from_the_plan_to_the_worker(huginn: Path) -> None:
+    """Tokens and iterations are the reference's, alone and beside others. What was generated is not
+    found as a prompt, where it starts cold: of 72 tokens the block with 32 of the prompt's 40 is.
+    """
+    config, n_new = tiny_loops.huginn_config(), 32
+    reference = references.Huginn(config, tiny_loops.huginn_weights(config))
+    texts = ["How deep?", "By the mark, twain.", "Forty tokens make a block and eight more"]
+    sampling = Sampling(temperature=0, max_new_tokens=n_new)
+    requests = [
+        Request(text, problem_id="p", ordinal=i, seed=i, sampling=sampling, depth=12)
+        for i, text in enumerate(texts)
+    ]
+    model = Model(str(huginn), max_depth=12, exit="state<0.06", warm_start=1.0)
+    options = Vllm("float32", kv_cache_gib=0.25, max_num_seqs=8, threads=1)
+    async with options.open({"tiny": model}) as engine:
+        traces = await asyncio.gather(*(engine.generate(request) for request in requests))
+        longer = replace(requests[2], prompt=texts[2] + traces[2].text, ordinal=9)
+        again = await engine.generate(longer)
+    for text, trace in zip(texts, traces, strict=True):
+        prompt = [1 + ord(character) - 32 for character in text]
+        rule = ("state", 0.06, 1)
+        warm = Warm(reference, 1.0, len(prompt))
+        ids, taken = references.generate_under(warm, prompt, n_new, rule, 12)
+        assert (list(trace.token_ids), list(trace.depths)) == (ids, taken[len(prompt) - 1 :])
+        cold = references.generate_under(reference, prompt, n_new, rule, 12)
+        assert (ids, taken) != cold
+    assert (again.usage.prompt_tokens, again.usage.cached_tokens) == (72, 32)
 
 
 async def assert_plain_text_only(engine: VllmEngine) -> None:

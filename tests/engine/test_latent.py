@@ -65,6 +65,12 @@ def noise(prepared: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture
+def warm(prepared: dict[str, Any]) -> dict[str, Any]:
+    """Return the cases of tokens that start from the last state of the token before."""
+    return dict(prepared["warm"])
+
+
+@pytest.fixture
 def drafts(prepared: dict[str, Any]) -> dict[str, Any]:
     """Return the cases of self-speculation."""
     return dict(prepared["drafts"])
@@ -443,6 +449,50 @@ def test_noise_shares_the_prompt_and_nothing_behind_it(noise: dict[str, Any]) ->
 @pytest.mark.parametrize(
     "name",
     [
+        *("ouro", "huginn", "llama", "shared_slots", "overwritten_slots", "noisy", "masked"),
+        *("chunked", "preempted", "preempted_in_chunks", "preempted_exits"),
+        *("exits_by_state", "exits_by_prediction"),
+    ],
+)
+def test_warm_starts_equal_the_reference(warm: dict[str, Any], name: str) -> None:
+    """Beside requests that start cold; the same wherever a request's tokens are cut into steps.
+
+    One prompt is there warm and cold, with other tokens. Of a token under an exit rule the
+    iterations are the reference's, too. No states are left of requests that have ended.
+    """
+    case = warm[name]
+    assert case["got"] == case["want"]
+    for counted, taken in zip(case.get("counted", ()), case.get("taken", ()), strict=True):
+        assert counted[1] == taken[1]
+        assert counted[0] >= taken[0]  # what is computed again counts again
+    assert case["n_kept"] == 0
+    assert case.get("n_preempted", 1) > 0
+    assert max(case.get("found", [1])) > 0  # own tokens in the prefix cache
+    if "preempted" not in name:
+        assert case["got"][0] != case["got"][1]
+
+
+def test_warm_starts_share_the_prompt_and_nothing_behind_it(warm: dict[str, Any]) -> None:
+    """A prompt of 65 tokens, and the same with 40 generated ones behind it as a longer prompt.
+
+    The longer prompt finds the two blocks of the prompt, but not the generated tokens, which
+    started warm where its own start cold. Once it is computed, it is shared with others.
+    """
+    case = warm["prefix_hits"]
+    assert_equal(case)
+    assert case["cached"] == [0, 64, 96, 96, 64, 64]
+
+
+def test_warm_starts_draw_the_same_tokens_in_any_company(warm: dict[str, Any]) -> None:
+    """Nine seeded requests one after another, and at once where some are pushed out."""
+    case = warm["seeded"]
+    assert case["got"] == case["want"]
+    assert all(own != cold for own, cold in zip(case["got"], case["cold"], strict=True))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
         *("queued", "whole_stack", "overlapping", "preempted", "chunked", "prefix_hits", "damped"),
         *("ouro", "huginn", "sampled"),
     ],
@@ -494,6 +544,11 @@ def test_where_a_step_ends_changes_no_logprob(spans: dict[str, Any]) -> None:
             {"args": {"attention_backend": "FLASHINFER"}},
             "FLASHINFER.*cannot: take one of CPU_ATTN",
         ),
+        (
+            {"layers": THINK, "max_depth": 4, "warm_start": 1.0},
+            {},
+            r"take less than 1 \(1 is for Huginn\)",
+        ),
     ],
 )
 async def test_what_cannot_be_is_refused_before_the_engine_starts(
@@ -504,4 +559,12 @@ async def test_what_cannot_be_is_refused_before_the_engine_starts(
     """
     with pytest.raises(PlanError, match=message):
         async with Vllm(**options).open({"main": Model("smollm2", **fields)}):
+            pass
+
+
+async def test_warm_starts_are_not_for_the_second_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It forgets a request that is preempted, and would compute other tokens afterwards."""
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(PlanError, match="Set VLLM_USE_V2_MODEL_RUNNER=0, or drop warm_start"):
+        async with Vllm().open({"main": Model("sounder", warm_start=0.1)}):
             pass

@@ -64,7 +64,14 @@ def test_what_it_lacks_is_refused_at_its_key(
 
 @pytest.mark.parametrize(
     "fields",
-    [{"layers": THINK}, {"max_depth": 2}, {"damped": True}, {"kv_iterations": 2}, {"depth": 2}],
+    [
+        {"layers": THINK},
+        {"max_depth": 2},
+        {"damped": True},
+        {"kv_iterations": 2},
+        {"depth": 2},
+        {"warm_start": 0.5},
+    ],
 )
 def test_an_engine_that_cannot_is_named(folder: Path, fields: dict[str, Any]) -> None:
     """An option without effect would be believed: a remote server runs what it runs."""
@@ -173,6 +180,7 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
         ("execution.engine", {}, {}, {"exit": "agreement>=3"}, "take state<"),
         ("execution.engine", {}, {}, {"kv_iterations": 2, "kv_writes": "last"}, '= "first"'),
+        ("execution.engine", {}, {}, {"warm_start": 0.1}, "once it is checked; drop that, or"),
         ("execution.engine", {"tensor_parallel": 2}, {}, {}, "set tensor_parallel = 1"),
         ("execution.engine", {"args": {"logits_processors": ["a:B"]}}, {}, {}, "not define"),
         ("sampling.min_p", {}, {"min_p": 0.1}, {}, "leave out one of them"),

@@ -61,6 +61,12 @@ def prepare(
         return None
     latent = replace(latent, draft=draft)
     _require_possible(options, name, path, latent)
+    if latent.warm_start and _second_runner("0" if on_cpu else "1"):
+        raise PlanError(
+            f"models.{name}: warm_start = {latent.warm_start:g} needs vLLM's V1 model runner: "
+            "V2's forgets a request that is preempted, and its states with it. Set "
+            "VLLM_USE_V2_MODEL_RUNNER=0, or drop warm_start"
+        )
     context = model.max_context_tokens or int(config.get("max_position_embeddings", 0))
     cache_bytes = arguments.get("kv_cache_memory_bytes")
     element_bytes = _ELEMENT_BYTES.get(
@@ -89,12 +95,17 @@ def has_spans(options: Vllm, latent: Latent, *, on_cpu: bool) -> bool:
     known to allow it. An exit rule decides in the worker how long a token iterates, and a draft is
     verified in one pass. The scheduler is `latent.spans`.
     """
-    v2 = os.environ.get("VLLM_USE_V2_MODEL_RUNNER", "0").lower() in ("1", "true")
+    v2 = _second_runner("0")
     depths = bool(latent.schedule.think) and latent.max_depth > 1
     plain = all(
         getattr(latent, f.name) == f.default for f in fields(latent) if f.name not in _POSSIBLE
     )
     return on_cpu and not v2 and depths and plain and options.tensor_parallel == 1
+
+
+def _second_runner(default: str) -> bool:
+    """Return whether vLLM runs models in its V2 runner, which it does by default as said."""
+    return os.environ.get("VLLM_USE_V2_MODEL_RUNNER", default).lower() in ("1", "true")
 
 
 def require_noise(noise: float, name: str, model: Model) -> None:

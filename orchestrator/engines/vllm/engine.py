@@ -43,7 +43,13 @@ from orchestrator.engines.vllm.start.media import rendered
 from orchestrator.engines.vllm.start.started import StartedEngine
 from orchestrator.engines.vllm.start.tools import ToolUse, tool_use, with_calls
 from orchestrator.engines.vllm.watch import TokenWatch, tokens_so_far
-from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT, cache_salt, require_depth
+from orchestrator.plan.looped import (
+    DEPTH_ARGUMENT,
+    NOISE_ARGUMENT,
+    WARM_ARGUMENT,
+    cache_salt,
+    require_depth,
+)
 
 _MAX_SETTINGS = 1024  # sampling settings with cached vLLM parameters
 
@@ -331,6 +337,8 @@ class _ModelPool:
             salt = cache_salt(request.depth or 1)
             if sampling.latent_noise:
                 params.extra_args[NOISE_ARGUMENT] = sampling.latent_noise
+            if self._latent.warm_start:
+                params.extra_args[WARM_ARGUMENT] = True
         return EngineInput(prompt_ids, suffix_ids, params, salt, ends_by_rule, rendered, tools)
 
     async def submit(self, request_id: str, data: EngineInput, pool: str) -> Any:

@@ -25,6 +25,7 @@ _PLAIN = Model("")
 # the fields of a Model that change which of its layers run, and how
 LAYER_FIELDS = (
     *("layers", "max_depth", "damped", "residual", "exit", "cascade", "kv_iterations", "kv_writes"),
+    "warm_start",
 )
 
 

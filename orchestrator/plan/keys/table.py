@@ -364,6 +364,11 @@ KEYS: Mapping[str, Meta] = {
     "models.NAME.kv_writes": Meta(
         description="Which of the iterations that share a slot write it: first, or last."
     ),
+    "models.NAME.warm_start": Meta(
+        ge=0,
+        le=1,
+        description="The share of the last state of the token before in a new token's first state.",
+    ),
     "models.NAME.task": Meta(
         description="The task of a model that returns values: classify, token_classify or embed."
     ),

@@ -29,6 +29,7 @@ import schedule_cases
 import slot_cases
 import span_cases
 import torch
+import warm_cases
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
@@ -41,5 +42,6 @@ if __name__ == "__main__":
         "loops": loop_cases.results(folder / "loops"),
         "noise": noise_cases.results(folder / "noise"),
         "slots": slot_cases.results(folder / "slots"),
+        "warm": warm_cases.results(folder / "warm"),
     }
     (folder / "results.json").write_text(json.dumps(found))

@@ -15,6 +15,7 @@ import slot_references
 import tiny_loops as tiny
 from noise_reference import Noisy
 from offline_engine import end, new_engine
+from warm_reference import Warm
 
 from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
@@ -74,7 +75,12 @@ class TinyModel:
         return new_engine(self.path, self.latent.overrides(), **{**arguments, **options})
 
     def expected(
-        self, prompt: Sequence[int], n_new: int, depth: int, noise: tuple[float, int] | None = None
+        self,
+        prompt: Sequence[int],
+        n_new: int,
+        depth: int,
+        noise: tuple[float, int] | None = None,
+        is_warm: bool = False,
     ) -> tuple[list[int], list[Any]]:
         """Return the reference's continuation and the iterations of every token that it fed; in a
         cascade instead of these, whether each token is that of the early iteration.
@@ -82,6 +88,8 @@ class TinyModel:
         `noise` is the size of that on its first states, and its seed.
         """
         reference = self.reference
+        if is_warm:
+            reference = Warm(reference, self.model.warm_start, len(prompt))
         if noise is not None:
             reference = Noisy(reference, *noise, len(prompt))
         if self.model.cascade:

@@ -9,11 +9,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from loop_cases import TinyModel
+from loop_cases import TinyModel, counted
 from offline_engine import end
 
 from orchestrator.engines.vllm.latent import loop
-from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT, Draft, cache_salt
+from orchestrator.plan.looped import (
+    DEPTH_ARGUMENT,
+    NOISE_ARGUMENT,
+    WARM_ARGUMENT,
+    Draft,
+    cache_salt,
+)
 
 DEPTHS = (5, 1, None, 3, 4, 2, 5, 3, None)  # None: the default of the model
 LENGTHS = (12, 3, 20, 7, 15, 9, 4, 18, 11)
@@ -27,16 +33,18 @@ def ran(
     prompts: Sequence[list[int]] = PROMPTS,
     lengths: Sequence[int] = LENGTHS,
     noise: Sequence[tuple[float, int] | None] = (None,) * len(LENGTHS),
+    warm: Sequence[bool] = (False,) * len(LENGTHS),
     **options: Any,
 ) -> dict[str, Any]:
     """Return what vLLM and the reference make of these requests, all at once, and its caches.
 
-    `noise` is the size of that on a request's first states, and its seed.
+    `noise` is the size of that on a request's first states, and its seed; `warm` whether its own
+    tokens start warm.
     """
     from vllm import SamplingParams
 
     engines = [model.opened(**options)]
-    jobs = list(zip(prompts, depths, lengths, noise, strict=False))
+    jobs = list(zip(prompts, depths, lengths, noise, warm, strict=False))
     outputs = engines[0].generate(
         [
             {"prompt_token_ids": prompt} | ({"cache_salt": cache_salt(depth)} if depth else {})
@@ -50,22 +58,33 @@ def ran(
                 ignore_eos=True,
                 seed=own[1] if own else None,
                 extra_args=({DEPTH_ARGUMENT: depth} if depth else {})
-                | ({NOISE_ARGUMENT: own[0]} if own else {}),
+                | ({NOISE_ARGUMENT: own[0]} if own else {})
+                | ({WARM_ARGUMENT: True} if is_warm else {}),
             )
-            for _, depth, n, own in jobs
+            for _, depth, n, own, is_warm in jobs
         ],
         use_tqdm=False,
     )
     runner = engines[0].llm_engine.model_executor.driver_worker.worker.model_runner
+    wanted = [
+        model.expected(prompt, n, depth or model.latent.depth, own, is_warm)
+        for prompt, depth, n, own, is_warm in jobs
+    ]
     found = {
         "got": [list(output.outputs[0].token_ids) for output in outputs],
-        "want": [
-            model.expected(prompt, n, depth or model.latent.depth, own)[0]
-            for prompt, depth, n, own in jobs
-        ],
+        "want": [ids for ids, _ in wanted],
         "cached": [output.num_cached_tokens for output in outputs],
         "n_caches": sum(len(g.layer_names) for g in runner.kv_cache_config.kv_cache_groups),
     }
+    if model.model.exit:
+        found["counted"] = [counted(engines[0], output.request_id) for output in outputs]
+        found["taken"] = [
+            [sum(taken[: len(prompt) - 1]), taken[len(prompt) - 1 :]]
+            for (prompt, *_), (_, taken) in zip(jobs, wanted, strict=True)
+        ]
+    if any(warm):  # vLLM names the ended requests of a step in the next one
+        engines[0].generate({"prompt_token_ids": [5]}, SamplingParams(max_tokens=1))
+        found["n_kept"] = runner.get_model().loop.starts.n_kept
     end(engines)
     return found
 

@@ -37,7 +37,8 @@ class LatentBatch:
     """The requests of one step in batch order; request i has tokens `starts[i]` to `starts[i + 1]`.
 
     Shapes are (n,), but (n + 1,) for `starts`. The ids and the prompt lengths in tokens are those
-    of vLLM's requests; () for drafts without noise. `noise` is () if no request has any. `spans`
+    of vLLM's requests; () for drafts without noise. `noise` is () if no request has any, `warm` if
+    none starts its own tokens from the last states of those before. `spans`
     are each request's first iteration in this step and the one after its last; () if all begin and
     end in it.
     """
@@ -48,6 +49,7 @@ class LatentBatch:
     prompts: tuple[int, ...] = ()
     noise: tuple[Noise | None, ...] = ()
     spans: tuple[tuple[int, int], ...] = ()
+    warm: tuple[bool, ...] = ()
 
     @property
     def lengths(self) -> list[int]:
@@ -63,6 +65,15 @@ class LatentBatch:
     def is_draft(self) -> bool:
         """Whether these are tokens that a request drafts, not those of a step."""
         return not self.ids
+
+    def first_own(self, i: int, place: int) -> int:
+        """Return where the own tokens of request i begin, whose first token here has this position.
+
+        The first of these is the last one of the prompt, which predicts the first one generated. It
+        is the end of the request's tokens if it has none in this step.
+        """
+        start, end = self.starts[i], self.starts[i + 1]
+        return min(end, max(start, start + self.prompts[i] - 1 - place))
 
     def tokens(self, members: tuple[int, ...], device: torch.device) -> torch.Tensor:
         """Return the positions of these requests' tokens in the batch, (n_tokens,), ascending."""

@@ -19,7 +19,7 @@ The one rule: each request's result is the same as if it ran alone. Eager; runs 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 import torch
@@ -33,7 +33,7 @@ from orchestrator.engines.vllm.latent.batch import (
     on_device,
 )
 from orchestrator.engines.vllm.latent.families.cores import LoopCore
-from orchestrator.engines.vllm.latent.families.draws import perturbed
+from orchestrator.engines.vllm.latent.families.starts import FirstStates
 from orchestrator.engines.vllm.latent.spans.passes import SpanLayers
 from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, concatenated, update_of
 from orchestrator.engines.vllm.latent.visits import (
@@ -42,6 +42,7 @@ from orchestrator.engines.vllm.latent.visits import (
     RequestSubset,
     can_reduce,
     reading,
+    through,
     visits_of,
     writes_by_itself,
 )
@@ -61,11 +62,13 @@ class LayerLoop:
         rule: ExitRule | None,
         head: Any,
         early: int = 0,
+        warm_start: float = 0.0,
     ) -> None:
         """Run these visits; without `update` an iteration's state is the core's closed state.
 
         `head` computes logits from the result of `core.finish`; only a rule on predictions calls
-        it. `early` is the iteration of a cascade, 0 without one.
+        it. `early` is the iteration of a cascade, 0 without one; `warm_start` the share of the last
+        state of the token before in the first one of a generated token.
         """
         self.visits, self._core, self._update = visits, core, update
         self._rule, self._head, self._early = rule, head, early
@@ -82,6 +85,7 @@ class LayerLoop:
                 'always writes: choose another one (args = { attention_backend = "TRITON_ATTN" })'
             )
         self._latest: LatestKeyValues | None = None
+        self.starts = FirstStates(core, warm_start)
         self.ledger = Ledger(IterationCounts)
         self.drafts = Ledger(DraftCounts)
         self.spans = SpanLayers(visits, self._begin, self._iterate, self._finish)
@@ -111,6 +115,8 @@ class LayerLoop:
             state = self._think_in_order(state, embedded, positions, batch)
         else:
             state, early = self._think(state, embedded, positions, batch)
+        if batch is not None and batch.warm:
+            self.starts.keep(state, positions, batch)
         final = self._finish(state, positions)
         return final if early is None else self._beside(final, early, positions, batch)
 
@@ -119,10 +125,7 @@ class LayerLoop:
     ) -> tuple[HiddenState, HiddenState]:
         """Return the states after the head, and before the first iteration."""
         embedded = through(self.visits.head, positions, HiddenState(hidden))
-        state = self._core.first_state(embedded, positions)
-        if batch is not None and batch.noise:
-            state = perturbed(state, batch, positions)
-        return embedded, self._added_up(state)
+        return embedded, self._added_up(self.starts.of(embedded, positions, batch))
 
     def _think(
         self,
@@ -265,12 +268,12 @@ class LayerLoop:
         return HiddenState(self._update(state.hidden, after.hidden, shares))
 
     def _added_up(self, state: HiddenState) -> HiddenState:
-        """Return the state as one tensor if an update or a rule compares whole states.
+        """Return the state as one tensor if an update, a rule or a warm start uses whole states.
 
         Otherwise its two parts stay separate, so that each layer computes the same as in the stock
         model.
         """
-        if self._update is None and self._rule is None:
+        if self._update is None and self._rule is None and not self.starts.warm_start:
             return state
         return HiddenState(state.whole())
 
@@ -355,12 +358,17 @@ class LayerLoop:
         if self._rule is not None:
             self.ledger.of(request).retract(drafted - accepted)
 
+    def forget(self, requests: Iterable[str]) -> None:
+        """Drop the states of requests that have ended."""
+        for request in requests:
+            self.spans.begun.pop(request, None)
+            self.starts.forget(request)
+
     def _count(self, batch: LatentBatch, positions: torch.Tensor, iterations: torch.Tensor) -> None:
         counts, places = iterations.tolist(), positions.tolist()
         for i, request in enumerate(batch.ids):
             start, end = batch.starts[i], batch.starts[i + 1]
-            # the first token that predicts one of the request's own
-            first = min(end, max(start, start + batch.prompts[i] - 1 - places[start]))
+            first = batch.first_own(i, places[start])
             place = places[start] + first - start - batch.prompts[i] + 1
             self.ledger.of(request).add(counts[start:first], counts[first:end], place)
 
@@ -383,14 +391,5 @@ def loop_of(
     )
     rule = parse_exit(latent["exit"]) if latent.get("exit") else None
     early = parse_cascade(latent["cascade"]).depth if latent.get("cascade") else 0
-    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits, early)
-
-
-def through(
-    visits: Sequence[LayerVisit], positions: torch.Tensor, state: HiddenState
-) -> HiddenState:
-    """Return the state after these layers."""
-    hidden, residual = state.hidden, state.residual
-    for visit in visits:
-        hidden, residual = visit.layer(positions, hidden, residual)
-    return HiddenState(hidden, residual)
+    warm_start = latent.get("warm_start", 0.0)
+    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits, early, warm_start)

@@ -43,6 +43,7 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             super().__init__(vllm_config=vllm_config, prefix=prefix)
             require_sound(vllm_config)
             latent = vllm_config.model_config.hf_config.latent
+            self.starts_warm = bool(latent.get("warm_start"))
             context = vllm_config.compilation_config.static_forward_context
             self.loop = loop_of(self, latent, context, core_of(self))
             text = latent.get("cascade")
@@ -58,6 +59,11 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
             """Return the class that prepares the inputs for V2's runner (V1 never calls this)."""
             from vllm.v1.worker.gpu.model_states.default import DefaultModelState
 
+            if self.starts_warm:
+                raise ValueError(
+                    "warm_start needs vLLM's V1 model runner, since V2's forgets a request that is "
+                    "preempted, and its states with it: set VLLM_USE_V2_MODEL_RUNNER=0"
+                )
             return runner.model_state_v2() if self.depths_differ else DefaultModelState
 
         def forward(

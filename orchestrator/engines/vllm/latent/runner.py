@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.engines.vllm.latent.batch import LatentBatch, Noise
 from orchestrator.engines.vllm.latent.spans.hooks import spans_of
-from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT
+from orchestrator.plan.looped import DEPTH_ARGUMENT, NOISE_ARGUMENT, WARM_ARGUMENT
 
 
 def requested_depth(params: Any, default: int) -> int:
@@ -32,6 +32,11 @@ def requested_noise(params: Any) -> Noise | None:
     arguments: Mapping[str, Any] = getattr(params, "extra_args", None) or {}
     size = float(arguments.get(NOISE_ARGUMENT, 0.0))
     return Noise(size, int(params.seed or 0)) if size else None
+
+
+def requests_warm_start(params: Any) -> bool:
+    """Return whether a request's own tokens start from the last states of the tokens before."""
+    return bool((getattr(params, "extra_args", None) or {}).get(WARM_ARGUMENT))
 
 
 def _present(noise: Iterable[Noise | None]) -> tuple[Noise | None, ...]:
@@ -63,11 +68,14 @@ def install_v1() -> None:
 def _batch_v1(runner: Any, default: int) -> LatentBatch:
     batch = runner.input_batch
     ids = batch.req_ids[: batch.num_reqs]
-    depths = tuple(requested_depth(runner.requests[name].sampling_params, default) for name in ids)
+    params = [runner.requests[name].sampling_params for name in ids]
+    depths = tuple(requested_depth(own, default) for own in params)
     prompts = tuple(runner.requests[name].num_prompt_tokens for name in ids)
     starts = tuple(runner.query_start_loc.np[: batch.num_reqs + 1].tolist())
-    noise = _present(requested_noise(runner.requests[name].sampling_params) for name in ids)
-    return LatentBatch(depths, starts, tuple(ids), prompts, noise, spans_of(runner, depths))
+    noise = _present(map(requested_noise, params))
+    warm = tuple(map(requests_warm_start, params))
+    spans = spans_of(runner, depths)
+    return LatentBatch(depths, starts, tuple(ids), prompts, noise, spans, warm if any(warm) else ())
 
 
 def model_state_v2() -> Any:

@@ -28,6 +28,7 @@ import torch
 
 from orchestrator.core.layers import Schedule
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
+from orchestrator.engines.vllm.latent.state import HiddenState
 from orchestrator.plan.looped import LAST
 
 # vLLM's builders of attention metadata that have been compared (tests/engine/test_latent.py)
@@ -146,6 +147,16 @@ def _reader(visit: LayerVisit) -> LayerVisit:
     attention = twin.self_attn.attn = twin_of(visit.attention)
     attention.kv_sharing_target_layer_name = visit.name
     return LayerVisit(twin, attention)
+
+
+def through(
+    visits: Sequence[LayerVisit], positions: torch.Tensor, state: HiddenState
+) -> HiddenState:
+    """Return the state after these layers."""
+    hidden, residual = state.hidden, state.residual
+    for visit in visits:
+        hidden, residual = visit.layer(positions, hidden, residual)
+    return HiddenState(hidden, residual)
 
 
 def writes_by_itself(visit: LayerVisit) -> bool:

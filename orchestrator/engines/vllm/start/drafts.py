@@ -94,6 +94,11 @@ def require_draft(options: Vllm, name: str, latent: Latent | None) -> None:
             "after another, so that checking several costs as much as each alone; set kv_writes = "
             f'"first", or {drop}'
         )
+    if latent.warm_start:
+        raise PlanError(
+            f"{where}: warm_start = {latent.warm_start:g} starts a token from the last state "
+            f"of the one before, which a draft has only once it is checked; drop that, or {drop}"
+        )
     if options.tensor_parallel > 1:
         raise PlanError(
             f"{where}: drafts have not been tried over several GPUs; set tensor_parallel = 1, or "

@@ -87,6 +87,8 @@ def test_overrides_say_it_again() -> None:
     assert parse_schedule(over["latent"]["layers"]) == latent.schedule
     assert latent_of({**LLAMA, "latent": over["latent"]}, Model("m"), "main") == latent
     assert scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2)).kv_writes == "first"
+    warm = scheduled(Model("m", layers=THINK, max_depth=4, warm_start=0.5))
+    assert latent_of({**LLAMA, **warm.overrides(), **LLAMA}, Model("m"), "main") == warm
     shared = scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2, kv_writes="last"))
     assert latent_of({**LLAMA, **shared.overrides(), **LLAMA}, Model("m"), "main") == shared
 
@@ -126,6 +128,12 @@ def test_visits_and_layers_run() -> None:
         (Model("m", kv_iterations=2, kv_writes="all"), {"latent": OWN}, "one of first, last"),
         (Model("m", kv_iterations=2, exit="state<0.1"), {"latent": OWN}, "drop one"),
         (Model("m", kv_iterations=2, cascade="diff 0.1 at 1"), {"latent": OWN}, "drop one"),
+        (Model("m", warm_start=0.5), {}, "no think block"),
+        (Model("m", layers="0-29", warm_start=0.5), {}, "no block to repeat"),
+        (Model("m", layers=THINK, warm_start=0.5), {}, "no iteration to save: raise max_depth"),
+        (Model("m", warm_start=1.5), {"latent": OWN}, "at most 1"),
+        (Model("m", warm_start=1.0), {"latent": OWN}, r"take less than 1 \(1 is for Huginn\)"),
+        (Model("m", warm_start=0.5, cascade="diff 0.1 at 1"), {"latent": OWN}, "drop one"),
         (
             Model("m", layers=THINK),
             {"architectures": ["OlmoeForCausalLM"]},
@@ -237,6 +245,15 @@ def test_a_smaller_largest_depth_is_the_default_too() -> None:
     assert latent is not None
     assert (latent.depth, latent.max_depth, latent.exit, latent.residual) == (8, 8, "kl<5e-4", 0.1)
     assert latent.overrides()["latent"]["exit"] == "kl<5e-4"
+
+
+def test_huginn_may_start_from_the_last_state_alone() -> None:
+    """Its iterations all read the token; of Ouro's only the first one does."""
+    latent = resolved_loop(huginn_config(), max_depth=4, warm_start=1.0)
+    assert latent is not None
+    assert latent.warm_start == 1
+    with pytest.raises(PlanError, match="take less than 1"):
+        resolved_loop(ouro_config(), warm_start=1.0)
 
 
 @pytest.mark.parametrize(

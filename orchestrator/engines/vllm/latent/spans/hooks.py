@@ -1,8 +1,8 @@
-"""Hooks in vLLM's V1 runner for steps that end before a request has run all its iterations.
+"""Hooks in vLLM's V1 runner: for requests that have ended, and for steps that end before them.
 
 The one rule: such a request looks to vLLM like one with a prompt computed in part, but for its
-noise, which is drawn once for each token. For our models only, and only where `SpanScheduler`
-schedules.
+noise, which is drawn once for each token. For our models only, and spans only where
+`SpanScheduler` schedules.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ SPANS = "latent_spans"  # of vLLM's SchedulerOutput: first and last iteration by
 def install() -> None:
     """Wrap the methods of vLLM that spans need; may be called again.
 
-    - `_update_states` gives the runner the spans of a step, and forgets requests that have ended.
+    - `_update_states` gives the runner the spans of a step, and the loop forgets requests that have
+      ended.
     - `sample_tokens` leaves the generators of requests alone that are not done: vLLM draws from
       them and then rewinds them, which torch's CPU generators cannot.
     """
@@ -39,12 +40,10 @@ def _wrapped(stock: Callable[..., Any], own: Callable[..., Any]) -> Callable[...
 
 
 def _updating(stock: Any, runner: Any, scheduler_output: Any) -> Any:
-    spans = getattr(scheduler_output, SPANS, None)
-    runner.latent_spans = spans
-    if spans is not None:
-        begun = runner.get_model().loop.spans.begun
-        for name in scheduler_output.finished_req_ids:
-            begun.pop(name, None)
+    runner.latent_spans = getattr(scheduler_output, SPANS, None)
+    loop = getattr(runner.get_model(), "loop", None)
+    if loop is not None:
+        loop.forget(scheduler_output.finished_req_ids)
     return stock(runner, scheduler_output)
 
 
