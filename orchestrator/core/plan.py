@@ -46,8 +46,7 @@ class Model:
     - `task`: one of `TASKS`, for a model that returns values instead of text.
     - `lora`: an adapter, as a local folder or a hub name, that is applied to the model at `path`.
     - `chat_template`: a chat template (Jinja) that replaces the model's own.
-    - `reasoning_parser`: vLLM's parser of thinking; "none" leaves that to `kit.answers.tags`.
-    - `tool_parser`: vLLM's parser that reads this model's calls of tools; "none" reads none.
+    - `reasoning_parser`, `tool_parser`: vLLM's parsers of thinking and of calls; or "none".
     """
 
     path: str
