@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -115,6 +116,7 @@ def hosts() -> Iterator[Hosts]:
         del os.environ[name]
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     os.environ.update(RAY_gcs_server_port_wait_time_s="180")
+    _remove_left()
     _ip("link", "add", BRIDGE, "type", "bridge")
     _ip("addr", "add", f"{HEAD}/24", "dev", BRIDGE)
     _ip("link", "set", BRIDGE, "up")
@@ -130,6 +132,15 @@ def hosts() -> Iterator[Hosts]:
             started.close()
     finally:
         _ip("link", "del", BRIDGE)
+
+
+def _remove_left() -> None:
+    """Remove the nodes and the bridge that an earlier run left behind when it was killed."""
+    listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
+    for name in re.findall(r"^leadline\d+", listed.stdout, re.MULTILINE):
+        _kill_inside(name)
+        _ip("netns", "del", name)
+    subprocess.run(["ip", "link", "del", BRIDGE], check=False, stderr=subprocess.DEVNULL)
 
 
 def _ray(
