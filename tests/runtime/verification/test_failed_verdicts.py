@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
@@ -12,7 +13,7 @@ import pytest
 
 import orchestrator
 from orchestrator.core.errors import EngineError
-from orchestrator.core.plan import Model, Plan
+from orchestrator.core.plan import Budget, Model, Plan
 from orchestrator.core.protocols import Engine
 from orchestrator.core.steps import Steps, ask, sample
 from orchestrator.core.values import (
@@ -118,6 +119,31 @@ async def test_nothing_is_asked_of_problems_that_are_not_to_be_tried_again(tmp_p
     engine = Judges()
     failed = await results(tmp_path, engine, retry_failed=False)
     assert ({one.status for one in failed}, engine.sent) == ({Status.FAILED}, [])
+
+
+@dataclass
+class Endless(Judges):
+    """Its judge answers nothing until it is aborted."""
+
+    open_calls: dict[tuple[str, int], asyncio.Event] = field(default_factory=dict)
+
+    async def generate(self, request: Request) -> Trace:
+        if request.model != "judge":
+            return await super().generate(request)
+        await self.open_calls.setdefault(request.identity, asyncio.Event()).wait()
+        return trace_for(request, Finish.CANCELLED)
+
+    def abort(self, request: Request) -> None:
+        self.open_calls.setdefault(request.identity, asyncio.Event()).set()
+
+
+async def test_verdicts_that_never_come_take_no_longer_than_the_problem_may(tmp_path: Path) -> None:
+    """The simulated history 2037582 had waited for one forever."""
+    plan = replace(PLAN, budget=Budget(seconds=2.0))
+    await results(tmp_path, Judges(down={"judge"}), plan)
+    async with asyncio.timeout(60):
+        failed = await results(tmp_path, Endless(), plan)
+    assert {one.status for one in failed} == {Status.FAILED}
 
 
 @pytest.mark.parametrize("dies_at", [1, 4, 11])
