@@ -8,6 +8,7 @@ by libfaketime. Needs root and `ip`; clocks also need `apt-get install libfaketi
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -15,6 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -25,6 +27,7 @@ from nodes import HEALTH, STORE_BYTES, send, wait_for_port
 
 BRIDGE, NET = "leadline0", "10.213.0"
 HEAD, PORT = f"{NET}.1", 6399
+_LOCK = Path(tempfile.gettempdir(), "leadline-hosts.lock")
 _FAKETIME = "libfaketimeMT.so.1"  # for processes with threads
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime")
 
@@ -54,9 +57,8 @@ class Host:
 
 @dataclass(slots=True)
 class Hosts:
-    """A head in the network of this machine, and nodes that have one each."""
+    """The nodes of a cluster, each with a network; its head is in the network of this machine."""
 
-    head: subprocess.Popen[bytes]
     hosts: list[Host] = field(default_factory=list)
 
     @property
@@ -94,53 +96,55 @@ class Hosts:
         """Bring a node back to the network."""
         _ip("link", "set", f"ll{host.number}", "up")
 
-    def close(self) -> None:
-        for host in self.hosts:
-            _kill_inside(host.name)
-            host.process.kill()
-            host.process.wait()
-            _ip("netns", "del", host.name)
-            subprocess.run(["ip", "link", "del", f"ll{host.number}"], check=False, stderr=-3)
-        with contextlib.suppress(psutil.Error):
-            family = psutil.Process(self.head.pid).children(recursive=True)
-            send([*family, psutil.Process(self.head.pid)], signal.SIGKILL)
-        self.head.wait()
-
 
 @contextlib.contextmanager
 def hosts() -> Iterator[Hosts]:
-    """Yield a cluster with a head alone, which has no processors; nodes are added."""
+    """Yield a cluster with a head alone, which has no processors; nodes are added.
+
+    The names of networks are the machine's, so a second run waits until the first has ended.
+    """
     if os.geteuid() or not shutil.which("ip"):
         sys.exit("network namespaces need root and `ip`")
     for name in [name for name in os.environ if name.startswith("RAY_")]:
         del os.environ[name]
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     os.environ.update(RAY_gcs_server_port_wait_time_s="180")
-    _remove_left()
-    _ip("link", "add", BRIDGE, "type", "bridge")
-    _ip("addr", "add", f"{HEAD}/24", "dev", BRIDGE)
-    _ip("link", "set", BRIDGE, "up")
-    try:
-        system = json.dumps(HEALTH)
-        options = (f"--node-ip-address={HEAD}", f"--port={PORT}", "--num-cpus=0")
-        head = _ray(["--head", *options, "--include-dashboard=false", f"--system-config={system}"])
-        started = Hosts(head)
+    with _LOCK.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or this process is killed
+        _remove_all()  # of a run that was killed
+        _ip("link", "add", BRIDGE, "type", "bridge")
+        _ip("addr", "add", f"{HEAD}/24", "dev", BRIDGE)
+        _ip("link", "set", BRIDGE, "up")
         try:
+            system = f"--system-config={json.dumps(HEALTH)}"
+            options = (f"--node-ip-address={HEAD}", f"--port={PORT}", "--num-cpus=0", system)
+            _ray(["--head", *options, "--include-dashboard=false"])
             wait_for_port(HEAD, PORT)
-            yield started
+            yield Hosts()
         finally:
-            started.close()
-    finally:
-        _ip("link", "del", BRIDGE)
+            _remove_all()
 
 
-def _remove_left() -> None:
-    """Remove the nodes and the bridge that an earlier run left behind when it was killed."""
+def _remove_all() -> None:
+    """End the head and all nodes, and remove their networks."""
+    head = [one for one in psutil.process_iter(["cmdline"]) if _names_network(one)]
+    send(head, signal.SIGKILL)
     listed = subprocess.run(["ip", "netns", "list"], check=True, capture_output=True, text=True)
-    for name in re.findall(r"^leadline\d+", listed.stdout, re.MULTILINE):
-        _kill_inside(name)
-        _ip("netns", "del", name)
-    subprocess.run(["ip", "link", "del", BRIDGE], check=False, stderr=subprocess.DEVNULL)
+    for number in re.findall(r"^leadline(\d+)", listed.stdout, re.MULTILINE):
+        _kill_inside(f"leadline{number}")
+        _ip("netns", "del", f"leadline{number}")
+        _delete_link(f"ll{number}")
+    _delete_link(BRIDGE)
+    psutil.wait_procs(head)
+
+
+def _names_network(process: psutil.Process) -> bool:
+    return any(f"{NET}." in word for word in process.info["cmdline"] or ())
+
+
+def _delete_link(name: str) -> None:
+    """Delete a link, which may have gone with its namespace."""
+    subprocess.run(["ip", "link", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
 def _ray(

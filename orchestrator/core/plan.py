@@ -368,9 +368,8 @@ _FEW_SHOT = ("n", "choice", "template", "content")  # what of it decides answers
 
 
 def _drop_unset(table: dict[str, object], *keys: str) -> None:
-    for key in keys:
-        if not table[key]:
-            del table[key]
+    for key in [key for key in keys if not table[key]]:
+        del table[key]
 
 
 def differences(

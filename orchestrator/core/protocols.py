@@ -9,7 +9,7 @@ variables or properties:
 - `verifiers: tuple[str, ...]`: the verifiers whose verdicts the plugin reads.
 - `n_planned: int`: the most attempts that a strategy makes if nothing stops it early.
 - `fitted(sampling) -> Strategy` (strategies): the same rule with defaults that depend on the plan's
-  `core.plan.Sampling`, such as on the length of an attempt.
+  `core.values.Sampling`, such as on the length of an attempt.
 - `worth(traces, n_started) -> float` (strategies): how much another attempt is worth, where the
   problems of a job share a budget; without it the votes decide (`runtime.driver.allocation.worth`).
 - `is_one_request: bool` (strategies): True if its first request is its only one and its reply, so

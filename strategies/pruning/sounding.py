@@ -202,7 +202,7 @@ class Sounding(ProbeOptions):
             yield from drop(attempt.stretches, reason=why)
         else:
             requests = [Request(parent=trace.ordinal, checkpoint=state.stretch(attempt.tokens))]
-            if self.patience and state.leader:
+            if state.rule.patience and state.leader:
                 requests.append(self.probe(trace.ordinal))
             state.resume(attempt, (yield from submit(requests)))
 

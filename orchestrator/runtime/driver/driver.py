@@ -336,22 +336,14 @@ class Driver:
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     async def _verify(self, problem: Problem, request: Request, trace: Trace) -> None:
-        """Verify a journalled trace again, for no longer than its problem may take.
-
-        The problem is opened once all of its traces are.
-        """
+        """Verify a journalled trace again; its problem is opened once all of its traces are."""
         assert self._resumption is not None
-        seconds = self._explorer.of(problem).plan.budget.seconds
-        abort = self._annotator.abort
-        timer = asyncio.get_running_loop().call_later(seconds, abort, request) if seconds else None
         try:
             await self._resumption.verify_again(problem, request, trace)
             self._wake.set()
         except Exception as error:  # noqa: BLE001 - the loop raises it
             self._fail(error)
         finally:
-            if timer is not None:
-                timer.cancel()
             self._tasks.discard(cast("asyncio.Task[None]", asyncio.current_task()))
 
     def _fail(self, error: Exception) -> None:

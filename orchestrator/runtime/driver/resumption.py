@@ -8,6 +8,7 @@ posts and performs.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -108,8 +109,18 @@ class Resumption:
         return unverified
 
     async def verify_again(self, problem: Problem, request: Request, trace: Trace) -> None:
-        """Verify a trace once more. It is written when its problem is taken up."""
-        verified = await self._annotator.verified_again(problem, request, trace)
+        """Verify a trace once more, for no longer than its problem may take.
+
+        It is written when its problem is taken up.
+        """
+        abort, loop = self._annotator.abort, asyncio.get_running_loop()
+        seconds = self._explorer.of(problem).plan.budget.seconds
+        timer = loop.call_later(seconds, abort, request) if seconds else None
+        try:
+            verified = await self._annotator.verified_again(problem, request, trace)
+        finally:
+            if timer is not None:
+                timer.cancel()
         n_tokens = [one.verification_usage.output_tokens for one in (trace, verified)]
         self._progress.output_tokens += n_tokens[1] - n_tokens[0]
         self._verified[problem.id][trace.ordinal] = verified

@@ -263,6 +263,15 @@ def test_its_limits_follow_the_length_that_the_plan_allows(
     assert (rule.interval, rule.longest_tokens) == (7, 0)
 
 
+def test_where_no_plan_says_how_long_attempts_may_be_the_usual_limits_hold() -> None:
+    """As in a replay, and inside another strategy: 99 looks of 500 are more than 32,000 tokens."""
+    it = Session(Problem("p", "?"), Sounding(n=2, width=2, patience=99, risk=0.001), PLAN)
+    assert [e.request.checkpoint for e in it.start() if isinstance(e, Start)] == [24_000] * 2
+    it.receive(trace(0, "A", tokens=30_000))
+    effects = it.receive(trace(1, None, tokens=24_000, finish=Finish.RULE))
+    assert [e.request.purpose for e in effects if isinstance(e, Start)] == [Purpose.SOLVE]
+
+
 def certified_session(**options: int) -> Session:
     return Session(Problem("p", "?"), Sounding(error=0.05, n=20, **options), PLAN)
 
