@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -30,16 +31,24 @@ WORDS = (
 
 
 class Programs:
-    """The processes of one test file, killed with all their descendants if they outlive it."""
+    """The processes of one test file, killed with all their descendants if they outlive it.
+
+    They get the environment of this object's making: an engine that a test opens meanwhile sets
+    variables of its own until it has started.
+    """
 
     def __init__(self) -> None:
         self._processes: list[subprocess.Popen[bytes]] = []
+        self._environment = dict(os.environ)
 
     def start(self, *command: object, log: Path) -> subprocess.Popen[bytes]:
         """Start Python with these arguments; its output goes to `log`."""
         with log.open("ab") as file:
             process = subprocess.Popen(
-                [sys.executable, *map(str, command)], stdout=file, stderr=file
+                [sys.executable, *map(str, command)],
+                stdout=file,
+                stderr=file,
+                env=self._environment,
             )
         self._processes.append(process)
         return process
