@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import random
 import re
 import statistics
@@ -33,8 +34,7 @@ import aiohttp
 import psutil
 from servers import (
     N_IN_FLIGHT,
-    N_TOKENS,
-    TEMPERATURE,
+    SERVED,
     ask,
     free_port,
     generated,
@@ -47,6 +47,7 @@ from servers import (
 )
 
 N_ATTEMPTS = 16
+N_QUESTIONS = 16  # in flight
 # tokens of a reply to cancel, and the seconds after which its client leaves
 LONG = {"smollm2": (1500, 8.0), "sounder": (200, 0.7)}
 PARTS = ("plain", "voting", "cancel", "soak")
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=128, help="of a round of `plain`")
     parser.add_argument("--soak", type=int, default=100_000, help="requests of `soak`")
-    parser.add_argument("--model", default="smollm2", choices=list(LONG), help="of `cancel`")
+    parser.add_argument("--model", default="smollm2", choices=list(LONG))
     parser.add_argument("--its-hub", help="the Python of an environment with its_hub")
     parser.add_argument("--optillm", help="the Python of an environment with optillm")
     options = parser.parse_args()
@@ -92,7 +93,8 @@ def main() -> None:
 
 async def plain(options: argparse.Namespace, folder: Path) -> None:
     """Compare plain requests with those to vLLM's own server."""
-    bodies = [chat(question, max_tokens=N_TOKENS) for question, _ in sums(options.requests)]
+    n_max = SERVED["smollm2"].n_tokens
+    bodies = [chat(question, max_tokens=n_max) for question, _ in sums(options.requests)]
     async with vllm_server(folder) as raw, leadline("consistency n=1", folder, vllm_plan()) as ours:
         rates: dict[str, list[float]] = {raw: [], ours: []}
         for number in range(options.rounds + 1):
@@ -111,9 +113,10 @@ async def plain(options: argparse.Namespace, folder: Path) -> None:
 
 async def voting(options: argparse.Namespace, folder: Path) -> None:
     """Compare self-consistency with that of other gateways in front of one vLLM server."""
-    questions = FACTS
+    model, served = options.model, SERVED[options.model]
+    questions = FACTS if model == "smollm2" else puzzles()
     async with contextlib.AsyncExitStack() as stack:
-        engine = await stack.enter_async_context(vllm_server(folder))
+        engine = await stack.enter_async_context(vllm_server(folder, model))
         systems = await gateways(stack, options, engine, folder)
         ours = next(iter(systems))
         seconds: dict[str, list[float]] = {name: [] for name in systems}
@@ -121,16 +124,18 @@ async def voting(options: argparse.Namespace, folder: Path) -> None:
         answers: dict[str, list[str]] = {name: [] for name in systems}
         for number in range(options.rounds + 1):
             for name, (address, extra) in systems.items():
-                bodies = [chat(q, max_tokens=N_TOKENS, **extra) for q, _ in questions]
+                more = {"model": model, "max_tokens": served.n_tokens, **extra}
+                bodies = [chat(q, **more) for q, _ in questions]
                 before = await generated(engine)
-                replies, taken = await ask(address, bodies, len(bodies))
+                replies, taken = await ask(address, bodies, N_QUESTIONS)
                 if number:
                     seconds[name].append(taken)
                     tokens[name].append(await generated(engine) - before)
                     answers[name] += [answer_of(reply) for reply in replies]
     right = [answer for _, answer in questions] * options.rounds
     print(
-        f"voting: {len(questions)} questions a round, {N_ATTEMPTS} attempts at most, all in flight"
+        f"voting: {len(questions)} questions a round to {model}, {N_QUESTIONS} in flight, "
+        f"{N_ATTEMPTS} attempts at most"
     )
     for name in systems:
         ratios = [a / b for a, b in zip(seconds[name], seconds[ours], strict=True)]
@@ -152,7 +157,10 @@ async def gateways(
         "execution.engine.server": "vllm",
         "domain": "number",
     }
-    ours = await stack.enter_async_context(leadline(f"consistency n={N_ATTEMPTS}", folder, plan))
+    model = options.model
+    ours = await stack.enter_async_context(
+        leadline(f"consistency n={N_ATTEMPTS}", folder, plan, model)
+    )
     early = {"leadline": {"strategy": f"sounding?n={N_ATTEMPTS}"}}
     systems: dict[str, tuple[str, dict[str, Any]]] = {
         "leadline, consistency": (ours, {}),
@@ -166,7 +174,7 @@ async def gateways(
         body = {
             "endpoint": f"{engine}/v1",
             "api_key": "none",
-            "model": "smollm2",
+            "model": model,
             "alg": "self-consistency",
             "budget": N_ATTEMPTS,
             "regex_patterns": [r".*?(-?\d+)[^\d]*$"],
@@ -181,7 +189,8 @@ async def gateways(
         opt = await stack.enter_async_context(
             server(command, port, "/health", folder, {"OPENAI_API_KEY": "none"})
         )
-        more = {"model": "majority_voting-smollm2", "k": N_ATTEMPTS, "temperature": TEMPERATURE}
+        more = {"model": f"majority_voting-{model}", "k": N_ATTEMPTS}
+        more["temperature"] = SERVED[model].temperature
         systems["optillm, majority_voting"] = (opt, more)
     return systems
 
@@ -254,6 +263,13 @@ async def soak(options: argparse.Namespace, folder: Path) -> None:
 def chat(question: str, **more: Any) -> dict[str, Any]:
     """Return the body of a request."""
     return {"model": "smollm2", "messages": [{"role": "user", "content": question}], **more}
+
+
+def puzzles() -> Sequence[tuple[str, str]]:
+    """Return the problems of the example of the shipped looped model, and their answers."""
+    path = Path(__file__).parent.parent / "examples" / "sounder.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [(row["prompt"], row["answer"]) for row in rows]
 
 
 def sums(n: int) -> list[tuple[str, str]]:

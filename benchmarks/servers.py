@@ -11,20 +11,52 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import psutil
 
+from orchestrator.core.plan import Model
+from orchestrator.plan.looped import latent_of
 from orchestrator.plan.models import resolve_model
 
 N_IN_FLIGHT = 64
-N_TOKENS = 48
-TEMPERATURE = 0.4
 CHAT = "/v1/chat/completions"
 ENGINE = {"kv_cache_gib": 1.0, "max_num_seqs": N_IN_FLIGHT, "dtype": "float32"}
 START_SECONDS = 300
+
+
+def at_depth(model: str, depth: int) -> dict[str, Any]:
+    """Return what makes a looped model run at a depth in vLLM: changes to its configuration."""
+    config = json.loads(Path(resolve_model(model), "config.json").read_text(encoding="utf-8"))
+    latent = latent_of(config, Model(model), model)
+    assert latent is not None
+    return replace(latent, depth=depth, max_depth=depth).overrides()
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """How a shipped model is served: sampling, and what vLLM's own server needs for it."""
+
+    n_tokens: int = 48
+    temperature: float = 0.4
+    flags: tuple[str, ...] = ()
+
+
+SERVED = {
+    "smollm2": Served(),
+    # at half of its depth, where nine of ten attempts are right; it has no chat template
+    "sounder": Served(
+        16,
+        1.0,
+        (
+            *("--hf-overrides", json.dumps(at_depth("sounder", 4))),
+            *("--chat-template", "{{ messages[-1].content }}"),
+        ),
+    ),
+}
 
 
 def tree(address: str) -> list[psutil.Process]:
@@ -38,17 +70,21 @@ def tree(address: str) -> list[psutil.Process]:
 
 
 @contextlib.asynccontextmanager
-async def vllm_server(folder: Path) -> AsyncIterator[str]:
-    """Run vLLM's own server with the embedded model."""
-    port = free_port()
+async def vllm_server(folder: Path, model: str = "smollm2") -> AsyncIterator[str]:
+    """Run vLLM's own server with a model that comes with Leadline."""
+    port, served = free_port(), SERVED[model]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
-    command += ["--model", resolve_model("smollm2")]
-    command += ["--served-model-name", "smollm2", "--port", f"{port}", "--dtype", "float32"]
+    command += ["--model", resolve_model(model), *served.flags]
+    command += ["--served-model-name", model, "--port", f"{port}", "--dtype", "float32"]
     command += ["--max-num-seqs", f"{N_IN_FLIGHT}", "--enforce-eager"]
     # no prompt is cut: on a CPU the server dies of a seeded request whose prompt is
     command += ["--no-enable-chunked-prefill"]
     # its_hub passes neither on: they are the server's for all
-    defaults = {"temperature": TEMPERATURE, "top_p": 1.0, "max_new_tokens": N_TOKENS}
+    defaults = {
+        "temperature": served.temperature,
+        "top_p": 1.0,
+        "max_new_tokens": served.n_tokens,
+    }
     command += ["--override-generation-config", json.dumps(defaults)]
     environment = {  # the threads are those that our engine takes
         "VLLM_CPU_KVCACHE_SPACE": f"{int(ENGINE['kv_cache_gib'])}",
@@ -73,8 +109,9 @@ async def leadline(
     port = free_port()
     command = [sys.executable, "-m", "orchestrator", "serve", "--model", model]
     command += ["--strategy", strategy, "--port", f"{port}", "--max-waiting", "512"]
-    sampling = {"sampling.temperature": TEMPERATURE, "sampling.top_p": 1.0, "domain": "text"}
-    for key, value in {**sampling, **settings}.items():
+    usual: dict[str, object] = {"sampling.top_p": 1.0, "domain": "text"}
+    usual["sampling.temperature"] = SERVED[model].temperature
+    for key, value in {**usual, **settings}.items():
         command += [f"--{key}", f"{value}"]
     async with server(command, port, "/ready", folder) as address:
         yield address

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
 import pytest
 from counting_service import SECONDS, Served
+
+from orchestrator.core.values import Finish, Message, Request, Result, Status
+from orchestrator.engines.reply import trace_for
+from orchestrator.engines.vllm.prompts import Prompts, Refused
+from orchestrator.serve.protocol.replies import failure
 
 CHAT = "/v1/chat/completions"
 MESSAGES = [{"role": "user", "content": "How many days has a week?"}]
@@ -108,6 +114,18 @@ def test_pages_of_other_sites_may_not_use_a_service_without_keys(http: httpx.Cli
 def test_a_good_request_is_served_between_bad_ones(http: httpx.Client) -> None:
     refused(http.post(CHAT, content=b"{"), 400)
     assert http.post(CHAT, json=body()).status_code == 200
+
+
+def test_messages_to_a_model_without_a_chat_template_are_the_clients_mistake() -> None:
+    """It is told so, and what to do, in place of an error of the server."""
+    messages = (Message("user", "?"),)
+    with pytest.raises(Refused) as refusal:
+        Prompts(SimpleNamespace(chat_template=None), "small").ids(messages)
+    request = Request(messages, problem_id="p", ordinal=0, seed=0)
+    trace = trace_for(request, Finish.FAILED, error=str(refusal.value))
+    fault = failure(Result("p", Status.FAILED, error="1 of 1 failed"), [trace])
+    assert (fault.status, fault.code, fault.param) == (400, "no_chat_template", "messages")
+    assert "/v1/completions" in fault.message
 
 
 def refused(response: httpx.Response, status: int) -> dict[str, Any]:

@@ -22,6 +22,8 @@ from orchestrator.serve.protocol.questions import Question
 JSON = dict[str, Any]
 # how engines say that a prompt, or what is to follow it, does not fit: ours, vLLM's, and OpenAI's
 _TOO_LONG = re.compile(r"context (of model pool|length|window)|context_length_exceeded", re.I)
+# how ours and vLLM's say that the model takes no messages
+_NO_TEMPLATE = re.compile(r"(has no|must provide a) chat template")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +101,14 @@ def answered(
 
 
 def failure(result: Result, traces: Sequence[Trace]) -> Fault:
-    """Return the fault of a problem that failed; only a prompt that is too long is named."""
+    """Return the fault of a problem that failed; named is what is wrong with its prompt."""
     errors = [trace.error for trace in traces if trace.error]
     too_long = next((error for error in errors if _TOO_LONG.search(error)), "")
     if too_long:
         return invalid(_shortened(too_long), "messages", "context_length_exceeded")
+    if any(map(_NO_TEMPLATE.search, errors)):
+        message = "the model has no chat template: send a plain prompt to /v1/completions"
+        return invalid(message, "messages", "no_chat_template")
     return broken(result.error or "; ".join(errors[:1]), 502 if errors else 500)
 
 
