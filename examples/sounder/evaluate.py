@@ -11,6 +11,7 @@ The one rule: a problem enters as its text, through the shipped tokenizer, as a 
 """
 
 import argparse
+import json
 import math
 import re
 from collections import Counter
@@ -19,62 +20,69 @@ from pathlib import Path
 from random import Random
 
 import torch
-from looped import LoopedModel, Shape
+from looped import LoopedModel, Past, Shape
 from packing import visible
 from puzzles import draw_problems, hops_range
+from recipes import RECIPES
 from safetensors.torch import load_file
 from tokenizers import Tokenizer
 from torch import Tensor
-from vocabulary import ASK, END, ID, WORDS
+from vocabulary import END
 
-MAX_NEW_TOKENS = 16
+MAX_NEW_TOKENS = 50  # the longest completion of 16 hops: every stride a step, two words each
 N_SUBSETS = 64
 _ANSWER = re.compile(r"Answer: (\d+)$")
 
 
 def load(folder: Path) -> tuple[LoopedModel, Tokenizer]:
     """Return model and tokenizer of a folder."""
-    model = LoopedModel(Shape(len(WORDS)))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    shape = Shape(
+        config["vocab_size"],
+        config["hidden_size"],
+        config["num_attention_heads"],
+        config["head_dim"],
+        config["intermediate_size"],
+    )
+    model = LoopedModel(shape)
     model.load_state_dict(load_file(folder / "model.safetensors"))
     return model.eval(), Tokenizer.from_file(str(folder / "tokenizer.json"))
 
 
 @torch.inference_mode()
 def sample(
-    model: LoopedModel, prompts: Tensor, n: int, depth: int, temperature: float, seed: int
+    model: LoopedModel, prompts: Tensor, n: int, depth: int, temperature: float, seed: int, end: int
 ) -> list[list[list[int]]]:
     """Return `n` completions of each of `prompts` (batch, length) as token ids.
 
-    All prompts are of one length, and the question is their last two tokens. The samples of a
-    prompt are packed: they share its facts and see nothing of each other. Temperature 0 takes the
-    most likely token.
+    All prompts are of one length. The samples of a prompt are packed: they share all of it but its
+    last token and see nothing of each other. Temperature 0 takes the most likely token; `end` ends
+    a completion, and fills it up to the longest.
     """
     generator = torch.Generator().manual_seed(seed)
     n_prompts, length = prompts.shape
-    assert bool((prompts[:, -2] == ID[ASK]).all())
-    facts, question = prompts[:, :-2], prompts[:, None, -2:].expand(-1, n, -1)
-    owners = torch.arange(1, n + 1)[None, :, None].expand(n_prompts, -1, -1)
-    written = question  # (batch, n, tokens of the question and the completion)
-    for _ in range(MAX_NEW_TOKENS):
-        n_own = written.shape[2]
-        ids = torch.cat((facts, written.flatten(1)), 1)
-        owner = torch.cat((torch.zeros_like(facts), owners.expand(-1, -1, n_own).flatten(1)), 1)
-        own = torch.arange(length - 2, length - 2 + n_own).repeat(n)
-        positions = torch.cat((torch.arange(length - 2), own)).expand(n_prompts, -1)
-        last = model.states(ids, positions, visible(owner), depth)[-1][:, length - 2 :].unflatten(
-            1, (n, n_own)
-        )[:, :, -1]
-        logits = model.logits(last)
+    cache = [Past() for _ in range(depth + 2)]
+    shared = torch.zeros(n_prompts, length - 1, dtype=torch.long)
+    positions = torch.arange(length - 1).expand(n_prompts, -1)
+    model.states(prompts[:, :-1], positions, visible(shared), depth, cache)
+    owner = torch.cat((shared[0], torch.arange(1, n + 1)))
+    token, written = prompts[:, -1:].expand(-1, n), []
+    for place in range(length - 1, length - 1 + MAX_NEW_TOKENS):
+        mask = visible(owner[None])[:, :, -n:].expand(n_prompts, -1, -1, -1)
+        positions = torch.full((n_prompts, n), place)
+        logits = model.logits(model.states(token, positions, mask, depth, cache)[-1])
         if temperature > 0:
             chances = (logits / temperature).softmax(-1).flatten(0, 1)
-            token = torch.multinomial(chances, 1, generator=generator).view(n_prompts, n, 1)
+            drawn = torch.multinomial(chances, 1, generator=generator).view(n_prompts, n)
         else:
-            token = logits.argmax(-1, keepdim=True)
-        token = torch.where((written[:, :, 2:] == ID[END]).any(-1, keepdim=True), ID[END], token)
-        written = torch.cat((written, token), 2)
-        if bool((token == ID[END]).all()):
+            drawn = logits.argmax(-1)
+        ended = written[-1] == end if written else torch.zeros_like(drawn, dtype=torch.bool)
+        token = torch.where(ended, end, drawn)
+        written.append(token)
+        owner = torch.cat((owner, torch.arange(1, n + 1)))
+        if bool((token == end).all()):
             break
-    return written[:, :, 2:].tolist()
+    return torch.stack(written, -1).tolist()
 
 
 def answers(
@@ -94,9 +102,9 @@ def answers(
     for group in by_length.values():
         for start in range(0, len(group), 32):
             part = group[start : start + 32]
-            completions = sample(
-                model, torch.tensor([encoded[i] for i in part]), n, depth, temperature, seed=start
-            )
+            ids = torch.tensor([encoded[i] for i in part])
+            end = tokenizer.token_to_id(END)
+            completions = sample(model, ids, n, depth, temperature, start, end)
             for i, tokens in zip(part, completions, strict=True):
                 texts = [tokenizer.decode(t) for t in tokens]
                 answers_by_prompt[i] = [
@@ -132,41 +140,42 @@ def mean_with_interval(rates: Sequence[float]) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument(
+        "--model", choices=sorted(RECIPES), default="sounder", help="whose problems"
+    )
     parser.add_argument("--n", type=int, default=420, help="problems")
     parser.add_argument("--seed", type=int, default=100)
     parser.add_argument("--hops", type=hops_range, default="2-8")
     parser.add_argument("--depths", default="1,2,4,8,16")
     parser.add_argument("--widths", default="1,4,16")
     parser.add_argument("--temperature", type=float, default=1.0)
+    parser.add_argument("--by", choices=("hops", "kind"), default="hops", help="columns")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     model, tokenizer = load(args.folder)
-    hops = args.hops
-    problems = list(draw_problems(args.n, args.seed, hops))
+    problems = list(draw_problems(RECIPES[args.model], args.n, args.seed, args.hops))
+    by_tag: dict[str, list[int]] = {}
+    for i, problem in enumerate(problems):
+        by_tag.setdefault(problem["tags"][args.by], []).append(i)
     widths = [int(width) for width in args.widths.split(",")]
     print(
-        f"{args.n} problems of {hops[0]} to {hops[-1]} hops, temperature {args.temperature}; "
-        "% right, ± half a 95 % interval"
+        f"{args.n} problems of {args.hops[0]} to {args.hops[-1]} hops, temperature "
+        f"{args.temperature}; % right, ± half a 95 % interval"
     )
-    print("| depth | width | all | " + " | ".join(f"{h} hops" for h in hops) + " |")
-    print("|---|---|---|" + "---|" * len(hops))
+    unit = " hops" if args.by == "hops" else ""
+    print("| depth | width | all | " + " | ".join(f"{tag}{unit}" for tag in by_tag) + " |")
+    print("|---|---|---|" + "---|" * len(by_tag))
     for depth in map(int, args.depths.split(",")):
-        by_problem = answers(
-            model,
-            tokenizer,
-            [str(p["prompt"]) for p in problems],
-            max(widths),
-            depth,
-            args.temperature,
-        )
+        prompts = [problem["prompt"] for problem in problems]
+        by_problem = answers(model, tokenizer, prompts, max(widths), depth, args.temperature)
         for width in widths:
             rng = Random(0)
             rates = [
-                majority_rate(votes, str(problem["answer"]), width, rng)
+                majority_rate(votes, problem["answer"], width, rng)
                 for votes, problem in zip(by_problem, problems, strict=True)
             ]
-            parts = [rates, *(rates[i :: len(hops)] for i in range(len(hops)))]
+            parts = [rates, *([rates[i] for i in places] for places in by_tag.values())]
             cells = [
                 f"{100 * mean:.1f} ± {100 * half:.1f}"
                 for mean, half in map(mean_with_interval, parts)

@@ -1,6 +1,7 @@
 """Write a trained checkpoint as a Hugging Face folder: weights, configuration, tokenizer.
 
     python examples/sounder/export.py runs/sounder/checkpoint.pt orchestrator/plan/sounder
+    python examples/sounder/export.py --model fathom runs/fathom/checkpoint.pt FOLDER
 
 The one rule: the folder is a plain `LlamaForCausalLM`; only the key `latent` of config.json
 tells that it loops. Needs `safetensors` and `tokenizers` beside torch.
@@ -11,21 +12,21 @@ import json
 from pathlib import Path
 
 import torch
-from looped import Shape
+from recipes import RECIPES, Recipe
 from safetensors.torch import save_file
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import Split
-from train import DEEPEST
-from vocabulary import END, ID, PAD, PIECES, UNKNOWN, VERBS, WORDS
+from vocabulary import END, PAD, UNKNOWN, Language
 
-MAX_TOKENS = 256  # rotary positions have no end of their own; the longest puzzle has 128 tokens
+MAX_TOKENS = 256  # rotary positions have no end of their own; the longest puzzle has 192 tokens
 MAX_DEPTH = 16
 
 
-def configuration(shape: Shape) -> dict[str, object]:
+def configuration(recipe: Recipe) -> dict[str, object]:
     """Return the content of config.json."""
+    shape, ids = recipe.shape, recipe.language.ids
     return {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
@@ -44,26 +45,26 @@ def configuration(shape: Shape) -> dict[str, object]:
         "mlp_bias": False,
         "tie_word_embeddings": False,
         "bos_token_id": None,
-        "eos_token_id": ID[END],
-        "pad_token_id": ID[PAD],
+        "eos_token_id": ids[END],
+        "pad_token_id": ids[PAD],
         "dtype": "float32",
         "use_cache": True,
-        "latent": {"layers": "0 (1)*r 2", "depth": DEEPEST, "max_depth": MAX_DEPTH},
+        "latent": {"layers": "0 (1)*r 2", "depth": recipe.deepest, "max_depth": MAX_DEPTH},
     }
 
 
-def tokenizer() -> Tokenizer:
+def tokenizer(language: Language) -> Tokenizer:
     """Return the tokenizer: it keeps the words that matter and drops the rest; decoding puts spaces
     between them.
     """
-    result = Tokenizer(WordLevel(ID, unk_token=UNKNOWN))
-    result.normalizer = Replace(Regex(VERBS), ": ")
-    result.pre_tokenizer = Split(Regex(PIECES), "removed", invert=True)
+    result = Tokenizer(WordLevel(dict(language.ids), unk_token=UNKNOWN))
+    result.normalizer = Replace(Regex(language.verbs), ": ")
+    result.pre_tokenizer = Split(Regex(language.pieces), "removed", invert=True)
     result.add_special_tokens([PAD, END, UNKNOWN])
     return result
 
 
-def export(checkpoint: Path, folder: Path) -> None:
+def export(recipe: Recipe, checkpoint: Path, folder: Path) -> None:
     """Write the folder; files of the same names are replaced."""
     trainee = torch.load(checkpoint, map_location="cpu")["trainee"]
     weights = {
@@ -73,8 +74,9 @@ def export(checkpoint: Path, folder: Path) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    tokenizer().save(str(folder / "tokenizer.json"))
-    ends = {"eos_token_id": ID[END], "pad_token_id": ID[PAD]}
+    tokenizer(recipe.language).save(str(folder / "tokenizer.json"))
+    ids = recipe.language.ids
+    ends = {"eos_token_id": ids[END], "pad_token_id": ids[PAD]}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "eos_token": END,
@@ -84,7 +86,7 @@ def export(checkpoint: Path, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
     }
     parts = {
-        "config.json": configuration(Shape(len(WORDS))),
+        "config.json": configuration(recipe),
         "generation_config.json": ends,
         "tokenizer_config.json": settings,
     }
@@ -94,10 +96,11 @@ def export(checkpoint: Path, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=sorted(RECIPES), default="sounder")
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("folder", type=Path)
     args = parser.parse_args()
-    export(args.checkpoint, args.folder)
+    export(RECIPES[args.model], args.checkpoint, args.folder)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ depth r is that model with its layers in the order head, think x r, tail: nothin
 loops, one final norm, then the head.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,21 @@ class Norm(nn.Module):
         return functional.rms_norm(x, x.shape[-1:], self.weight, self.epsilon)
 
 
+@dataclass(slots=True)
+class Past:
+    """Keys and values of the tokens that one visit of a layer has seen."""
+
+    keys: Tensor | None = None
+    values: Tensor | None = None
+
+    def extended(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values with those of the latest tokens, and keep them."""
+        if self.keys is not None and self.values is not None:
+            k, v = torch.cat((self.keys, k), 2), torch.cat((self.values, v), 2)
+        self.keys, self.values = k, v
+        return k, v
+
+
 class Attention(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -45,14 +61,17 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(shape.width, inner, bias=False)
         self.o_proj = nn.Linear(inner, shape.width, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, past: Past | None
+    ) -> Tensor:
         q, k, v = (
             p(x).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
             for p in (self.q_proj, self.k_proj, self.v_proj)
         )
-        y = functional.scaled_dot_product_attention(
-            _rotated(q, rotation), _rotated(k, rotation), v, attn_mask=mask
-        )
+        q, k = _rotated(q, rotation), _rotated(k, rotation)
+        if past is not None:
+            k, v = past.extended(k, v)
+        y = functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.o_proj(y.transpose(1, 2).flatten(-2))
 
 
@@ -73,8 +92,10 @@ class Layer(nn.Module):
         self.input_layernorm, self.post_attention_layernorm = Norm(shape), Norm(shape)
         self.self_attn, self.mlp = Attention(shape), Gated(shape)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rotation, mask)
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], mask: Tensor, past: Past | None = None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rotation, mask, past)
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
@@ -97,19 +118,28 @@ class LoopedModel(nn.Module):
         self.model = LlamaStack(shape)
         self.lm_head = nn.Linear(shape.width, shape.vocabulary, bias=False)
 
-    def states(self, ids: Tensor, positions: Tensor, mask: Tensor, depth: int) -> list[Tensor]:
+    def states(
+        self,
+        ids: Tensor,
+        positions: Tensor,
+        mask: Tensor,
+        depth: int,
+        cache: Sequence[Past] | None = None,
+    ) -> list[Tensor]:
         """Return the states after the head layer, after every loop, and after the tail: depth + 2
         of (batch, length, width).
 
         `mask` (batch, 1, length, length) is added to the attention's logits: 0 where a token may
-        look, -inf elsewhere.
+        look, -inf elsewhere. `cache`, one of each of the depth + 2 visits, holds the tokens before
+        `ids`, which the mask's last dimension counts too; it is extended.
         """
         rotation = self._rotation(positions)
         head, think, tail = self.model.layers
-        found = [head(self.model.embed_tokens(ids), rotation, mask)]
-        for _ in range(depth):
-            found.append(think(found[-1], rotation, mask))
-        return [*found, tail(found[-1], rotation, mask)]
+        x, found = self.model.embed_tokens(ids), []
+        for i, layer in enumerate((head, *[think] * depth, tail)):
+            x = layer(x, rotation, mask, None if cache is None else cache[i])
+            found.append(x)
+        return found
 
     def logits(self, state: Tensor) -> Tensor:
         """Return what the last state says of the next token: (..., vocabulary)."""

@@ -9,96 +9,121 @@ from dataclasses import dataclass, field
 from random import Random
 
 import torch
-from puzzles import MAX_STRIDE, ROOMS, STRIDES, Puzzle, draw_puzzle, draw_route
+from kinds.puzzle import Kind, Walk, draw_puzzle, draw_route, found
+from recipes import Recipe, Stage
 from torch import Tensor
-from vocabulary import ANSWERS, ASK, END, ID, PAD, STEPS
+from vocabulary import END, PAD, Language
 
 NOTHING = -100  # no label here: cross-entropy ignores it
 
 
 @dataclass(slots=True)
 class PackedRow:
-    """One sequence. `owner` is 0 for facts, k for the k-th question; the other lists run beside
-    `ids`.
+    """One sequence of words. `owner` is 0 for facts, k for the k-th question; the other lists run
+    beside `words`.
     """
 
-    ids: list[int] = field(default_factory=list)
+    words: list[str] = field(default_factory=list)
     owner: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
-    # label where a stride was read: the person or the answer
-    found: list[int] = field(default_factory=list)
-    form: list[int] = field(default_factory=list)  # label elsewhere: which stride, or the end
+    # label where a stride was read: what stands for the place it leads to, or the answer
+    found: list[str | None] = field(default_factory=list)
+    form: list[str | None] = field(default_factory=list)  # label elsewhere: a stride, or the end
     hops: list[int] = field(default_factory=list)  # of `found`: how many
-    # of `found`: what is passed on the way, one a hop
-    way: list[tuple[int, ...]] = field(default_factory=list)
+    # at a stride: what stands for each place on the way, one a hop
+    way: list[tuple[tuple[str, ...], ...]] = field(default_factory=list)
 
-    def add(self, token: int, owner: int, position: int) -> None:
-        self.ids.append(token)
+    def add(self, word: str, owner: int, position: int) -> None:
+        self.words.append(word)
         self.owner.append(owner)
         self.position.append(position)
-        self.found.append(NOTHING)
-        self.form.append(NOTHING)
+        self.found.append(None)
+        self.form.append(None)
         self.hops.append(0)
         self.way.append(())
 
 
-def facts_row(puzzle: Puzzle) -> PackedRow:
+def facts_row(words: Sequence[str]) -> PackedRow:
     """Return the facts as a row that awaits questions."""
     row = PackedRow()
-    for i, word in enumerate(word for who, goal in puzzle.facts for word in (f"{who}:", goal)):
-        row.add(ID[word], 0, i)
+    for i, word in enumerate(words):
+        row.add(word, 0, i)
     return row
 
 
 def add_question(
     row: PackedRow,
-    n_facts: int,
-    chain: Sequence[str],
+    language: Language,
+    walk: Walk,
     start: int,
-    route: list[tuple[int, int]],
+    route: Sequence[tuple[int, int]],
     written: bool,
 ) -> None:
     """Append a question and its completion.
 
     Strides get labels only if `written` as completions write them.
     """
-    owner = row.owner[-1] + 1
-    words = [ASK, chain[start]]
+    owner, position = row.owner[-1] + 1, row.owner.count(0)
+    for word in walk.question(start):
+        row.add(word, owner, position)
+        position += 1
     place = start
-    for i, word in enumerate(words):
-        row.add(ID[word], owner, n_facts + i)
     for stride, goal in route:
-        position = row.position[-1]
-        row.form[-1] = ID[STEPS[stride - 1]] if written else NOTHING
-        row.add(ID[STEPS[stride - 1]], owner, position + 1)
-        word = chain[goal] if goal < len(chain) - 1 else ANSWERS[ROOMS.index(chain[-1])]
-        row.found[-1], row.hops[-1] = ID[word], goal - place
-        row.way[-1] = tuple(ID[w] for w in chain[place + 1 : goal + 1])
-        row.add(ID[word], owner, position + 2)
+        step = language.steps[stride - 1]
+        row.form[-1] = step if written else None
+        row.add(step, owner, position)
+        row.way[-1] = tuple(walk.passed(start, passed) for passed in range(place + 1, goal + 1))
+        for word in found(walk, start, goal):
+            row.found[-1], row.hops[-1] = word, goal - place
+            position += 1
+            row.add(word, owner, position)
+        position += 1
         place = goal
-    row.form[-1] = ID[END]
+    row.form[-1] = END
 
 
 def training_row(
-    rng: Random, n_chains: int, n_hops: int, room_for: int, practice: float
+    rng: Random, recipe: Recipe, kind: Kind, n_hops: int, n_walks: int, practice: float, length: int
 ) -> PackedRow:
-    """Return facts and as many questions as fit `room_for` tokens; a share `practice` of them has
+    """Return facts and as many questions as fit `length` tokens; a share `practice` of them has
     strides from 1.
     """
-    puzzle = draw_puzzle(rng, n_hops, held_out=False, n_chains=n_chains)
-    row = facts_row(puzzle)
-    n_facts = len(row.ids)
+    puzzle = draw_puzzle(kind, rng, n_hops, n_walks, held_out=False)
+    row = facts_row(puzzle.words())
+    short = range(1, min(n_hops, recipe.longest_practice) + 1)
     while True:
-        chain = rng.choice(puzzle.chains)
+        walk = rng.choice(puzzle.walks)
         # Of two starts the farther: many hops are what is to be learnt.
         start = min(rng.randrange(n_hops), rng.randrange(n_hops))
         practised = rng.random() < practice
-        route = draw_route(
-            rng, chain, start, range(1, min(n_hops, MAX_STRIDE) + 1) if practised else STRIDES
-        )
-        if len(row.ids) + 2 + 2 * len(route) > n_facts + room_for:
+        route = draw_route(rng, n_hops, start, short if practised else recipe.strides)
+        n_own = len(walk.question(start)) + sum(1 + len(found(walk, start, g)) for _, g in route)
+        if len(row.words) + n_own > length:
             return row
-        add_question(row, n_facts, chain, start, route, not practised)
+        add_question(row, recipe.language, walk, start, route, not practised)
+
+
+def training_rows(rng: Random, recipe: Recipe, stage: Stage, n_hops: int) -> list[PackedRow]:
+    """Return the rows of a batch, kinds in turn, of about equal length."""
+    length = stage.room_for + max(
+        kind.n_words(n_hops, n_walks)
+        for kind, n_walks in zip(recipe.kinds, stage.n_walks, strict=True)
+    )
+    rows = []
+    for i in range(stage.n_rows):
+        which = i % len(recipe.kinds)
+        rows.append(
+            training_row(
+                rng,
+                recipe,
+                recipe.kinds[which],
+                n_hops,
+                stage.n_walks[which],
+                stage.practice,
+                length,
+            )
+        )
+    return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,34 +136,41 @@ class Batch:
     found: Tensor
     form: Tensor
     hops: Tensor
-    way: Tensor  # (batch, length, MAX_STRIDE); beyond the last hop it stays at the goal
+    # (batch, length, hops that are traced, words that stand for a place); beyond the last hop it
+    # stays at the goal, and is NOTHING where no stride was read or fewer words stand
+    way: Tensor
 
 
-def collate(rows: Sequence[PackedRow], device: str = "cpu") -> Batch:
+def collate(rows: Sequence[PackedRow], recipe: Recipe, device: str = "cpu") -> Batch:
     """Return rows as one batch."""
-    length = max(len(row.ids) for row in rows)
+    length, ids = max(len(row.words) for row in rows), recipe.language.ids
 
-    def padded(name: str, fill: int) -> Tensor:
+    def padded(columns: Sequence[Sequence[int]], fill: int) -> Tensor:
         return torch.tensor(
-            [getattr(row, name) + [fill] * (length - len(row.ids)) for row in rows], device=device
+            [[*column, *[fill] * (length - len(column))] for column in columns], device=device
         )
 
-    nowhere = (NOTHING,) * MAX_STRIDE
-    ways = [
-        [(way + way[-1:] * MAX_STRIDE)[:MAX_STRIDE] if way else nowhere for way in row.way]
-        for row in rows
-    ]
-    way = torch.tensor([w + [nowhere] * (length - len(w)) for w in ways], device=device)
-    owner = padded("owner", -1)
-    mask = visible(owner)
+    def labels(columns: Sequence[Sequence[str | None]]) -> Tensor:
+        return padded([[NOTHING if w is None else ids[w] for w in c] for c in columns], NOTHING)
+
+    nowhere = ((NOTHING,) * recipe.n_streams,) * recipe.n_traced
+
+    def traced(way: tuple[tuple[str, ...], ...]) -> tuple[tuple[int, ...], ...]:
+        if not way:
+            return nowhere
+        passed = (way + way[-1:] * recipe.n_traced)[: recipe.n_traced]
+        lacking = (NOTHING,) * recipe.n_streams
+        return tuple((*(ids[w] for w in words), *lacking)[: recipe.n_streams] for words in passed)
+
+    ways = [[*map(traced, row.way), *[nowhere] * (length - len(row.way))] for row in rows]
     return Batch(
-        padded("ids", ID[PAD]),
-        padded("position", 0),
-        mask,
-        padded("found", NOTHING),
-        padded("form", NOTHING),
-        padded("hops", 0),
-        way,
+        padded([[ids[word] for word in row.words] for row in rows], ids[PAD]),
+        padded([row.position for row in rows], 0),
+        visible(padded([row.owner for row in rows], -1)),
+        labels([row.found for row in rows]),
+        labels([row.form for row in rows]),
+        padded([row.hops for row in rows], 0),
+        torch.tensor(ways, device=device),
     )
 
 

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -29,11 +30,18 @@ def sounder() -> Iterator[SimpleNamespace]:
     torch.set_num_threads(1)
     sys.path.insert(0, str(EXAMPLES / "sounder"))
     try:
-        names = ("puzzles", "vocabulary", "looped", "packing", "evaluate", "export", "train")
-        yield SimpleNamespace(**{name: import_module(name) for name in names})
+        names = ("puzzles", "vocabulary", "recipes", "packing", "evaluate", "export", "train")
+        modules = {name: import_module(name) for name in names}
+        yield SimpleNamespace(recipe=modules["recipes"].RECIPES["sounder"], **modules)
     finally:
         sys.path.remove(str(EXAMPLES / "sounder"))
         torch.set_num_threads(n_threads)
+
+
+def draw_puzzle(sounder: SimpleNamespace, seed: int, *, held_out: bool) -> Any:
+    """Return a puzzle of the first kind, with walks of eight hops."""
+    draw = import_module("kinds.puzzle").draw_puzzle
+    return draw(sounder.recipe.kinds[0], Random(seed), 8, 4, held_out=held_out)
 
 
 def problems() -> list[dict[str, str]]:
@@ -73,13 +81,13 @@ def test_the_tokenizer_keeps_what_a_problem_says(sounder: SimpleNamespace) -> No
     """Fillers are dropped, nothing else: two tokens a fact, and what is decoded reads as the same
     problem.
     """
-    tokenizer = sounder.export.tokenizer().from_file(str(FOLDER / "tokenizer.json"))
-    assert tokenizer.to_str() == sounder.export.tokenizer().to_str(), (
-        "the shipped one is what the script writes"
-    )
-    puzzle = sounder.puzzles.draw_puzzle(Random(0), 8, held_out=True)
-    ids = tokenizer.encode(puzzle.text(puzzle.chains[0][0])).ids
-    assert ids[:-2] == sounder.packing.facts_row(puzzle).ids
+    _, tokenizer = sounder.evaluate.load(FOLDER)
+    written = sounder.export.tokenizer(sounder.recipe.language)
+    assert tokenizer.to_str() == written.to_str(), "the shipped one is what the script writes"
+    puzzle = draw_puzzle(sounder, 0, held_out=True)
+    encoded = tokenizer.encode(puzzle.text(puzzle.walks[0], 0))
+    assert encoded.tokens == [*puzzle.words(), *puzzle.walks[0].question(0)]
+    ids = encoded.ids
     assert tokenizer.encode(tokenizer.decode(ids)).ids == ids
     completion = "5 steps: Kim 4 steps: Answer: 7"
     assert tokenizer.decode(tokenizer.encode(completion).ids) == completion
@@ -90,9 +98,10 @@ def test_problems_are_the_seed_s_and_were_never_trained_on(sounder: SimpleNamesp
     """Held out by a hash of the facts, whatever the seed: a training row is never of that part, a
     problem always is.
     """
-    rows = list(sounder.puzzles.draw_problems(119, 2026, range(2, 9)))
+    is_held_out = import_module("kinds.puzzle").is_held_out
+    rows = list(sounder.puzzles.draw_problems(sounder.recipe, 119, 2026, range(2, 9)))
     assert problems() == rows
-    assert rows != list(sounder.puzzles.draw_problems(119, 2027, range(2, 9)))
+    assert rows != list(sounder.puzzles.draw_problems(sounder.recipe, 119, 2027, range(2, 9)))
     for row in rows:
         facts = [
             sentence.replace(" goes to room ", " follows ").split(" follows ")
@@ -104,9 +113,9 @@ def test_problems_are_the_seed_s_and_were_never_trained_on(sounder: SimpleNamesp
         while way[-1] in leads:
             way.append(leads[way[-1]])
         assert (way[-1], str(len(way) - 1)) == (row["answer"], row["tags"]["hops"])
-        assert sounder.puzzles.Puzzle(tuple((who, goal) for who, goal in facts), ()).is_held_out()
-    trained = [sounder.puzzles.draw_puzzle(Random(seed), 8, held_out=False) for seed in range(200)]
-    assert not any(puzzle.is_held_out() for puzzle in trained), (
+        assert is_held_out([(who, goal) for who, goal in facts])
+    trained = [draw_puzzle(sounder, seed, held_out=False) for seed in range(200)]
+    assert not any(is_held_out(puzzle.facts) for puzzle in trained), (
         "without the rule all 200 would pass with (15/16)**200 = 2.5e-6"
     )
 
@@ -115,12 +124,13 @@ def test_packed_questions_equal_questions_alone(sounder: SimpleNamespace) -> Non
     """Training and evaluation pack many questions into one sequence; a user asks one."""
     torch = import_module("torch")
     model, _ = sounder.evaluate.load(FOLDER)
-    puzzle = sounder.puzzles.draw_puzzle(Random(1), 8, held_out=True)
-    rows = [sounder.packing.facts_row(puzzle) for _ in range(2)]
-    for person in (0, 3):
-        sounder.packing.add_question(rows[0], 64, puzzle.chains[person], 1, [(4, 5), (6, 8)], True)
-    sounder.packing.add_question(rows[1], 64, puzzle.chains[3], 1, [(4, 5), (6, 8)], True)
-    packed, alone = (sounder.packing.collate([row]) for row in rows)
+    puzzle = draw_puzzle(sounder, 1, held_out=True)
+    rows = [sounder.packing.facts_row(puzzle.words()) for _ in range(2)]
+    language, route = sounder.recipe.language, [(4, 5), (6, 8)]
+    for row, walks in zip(rows, ((0, 3), (3,)), strict=True):
+        for walk in walks:
+            sounder.packing.add_question(row, language, puzzle.walks[walk], 1, route, True)
+    packed, alone = (sounder.packing.collate([row], sounder.recipe) for row in rows)
     with torch.inference_mode():
         together, single = (
             model.logits(model.states(b.ids, b.positions, b.mask, 8)[-1])[0, -6:]
@@ -191,6 +201,7 @@ def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path
     def trained(out: str, *steps: int) -> dict[str, object]:
         for n in steps:
             settings = {
+                "model": "sounder",
                 "out": str(tmp_path / out),
                 "device": "cpu",
                 "seed": 7,
@@ -207,7 +218,7 @@ def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path
     assert all(
         torch.equal(value, resumed["trainee"][name]) for name, value in whole["trainee"].items()
     )
-    sounder.export.export(tmp_path / "whole" / "checkpoint.pt", tmp_path / "folder")
+    sounder.export.export(sounder.recipe, tmp_path / "whole" / "checkpoint.pt", tmp_path / "folder")
     assert (
         sounder.evaluate.load(tmp_path / "folder")[0].shape
         == sounder.evaluate.load(FOLDER)[0].shape
