@@ -23,6 +23,8 @@ def look_back(looped: LoopedModel, language: Language, n_looks: int) -> None:
     names = [language.ids[word] for word in language.twins]
     subjects = [language.ids[f"{word}:"] for word in language.twins]
     embedding[subjects] = embedding[names]
+    if language.rounds:
+        _go_round(embedding, language)
     embedding[:, :2] = 2.0
     embedding[subjects, 1] = -2.0
     half, n_fast, gain = looped.shape.head_dim // 2, 5, 2.0
@@ -34,6 +36,20 @@ def look_back(looped: LoopedModel, language: Language, n_looks: int) -> None:
             weight[:] = 0.0
             weight[:n_fast, 0] = gain * torch.cos(turn * angles)
             weight[half : half + n_fast, 0] = gain * torch.sin(turn * angles)
+
+
+def _go_round(embedding: nn.Parameter, language: Language) -> None:
+    """Let words that stand on a round, as hours do, begin as points of circles in five planes, as
+    far round the k-th as k times their share: sums are then turns.
+    """
+    width, n_planes = embedding.shape[1], 5
+    planes = (
+        torch.linalg.qr(torch.randn(width, 2 * n_planes))[0].T * 0.5 * (width / n_planes) ** 0.5
+    )
+    turns = torch.arange(1, n_planes + 1) * 2 * torch.pi
+    for word, share in language.rounds.items():
+        place = torch.cat(((turns * share).cos(), (turns * share).sin()))
+        embedding[language.ids[word]] = place @ planes
 
 
 def match_resemblance(looped: LoopedModel) -> None:

@@ -37,6 +37,7 @@ class Recipe:
     # hops of a walk: stage 1 begins with the first and ends with the second, stage 2 with the third
     hops: tuple[int, int, int]
     spread: int  # walks of stage 2 are up to that many hops shorter
+    mastered: float  # share right, of what the depth allows, at which walks grow
     deepest: int  # loops
     match: Callable[[LoopedModel], None]  # first values of the think layer
     n_looks: int  # words that the first layer looks back
@@ -60,6 +61,7 @@ _SOUNDER = Recipe(
     # 300 steps.
     hops=(3, 6, 8),
     spread=2,
+    mastered=0.85,
     deepest=8,
     match=match_resemblance,
     n_looks=1,
@@ -82,6 +84,7 @@ _FATHOM = Recipe(
     longest_practice=7,
     hops=(3, 6, 12),
     spread=6,
+    mastered=0.8,
     deepest=6,
     match=match_subjects,
     n_looks=2,
@@ -89,7 +92,7 @@ _FATHOM = Recipe(
     n_traced=7,
     stages=(
         Stage(n_rows=36, n_walks=(3, 2, 2), room_for=64, look_back=0.5, trace=1.0, practice=0.5),
-        Stage(n_rows=18, n_walks=(4, 2, 2), room_for=80, look_back=0.1, trace=0.3, practice=0.25),
+        Stage(n_rows=18, n_walks=(4, 2, 2), room_for=80, look_back=0.1, trace=0.5, practice=0.25),
     ),
     n_steps=5000,
     lr=1.2e-3,

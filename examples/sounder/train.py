@@ -27,8 +27,7 @@ from recipes import RECIPES, Recipe, Stage
 from torch import Tensor, nn
 from torch.nn import functional
 
-MASTERED = 0.85  # share right, of what the depth allows, at which walks grow
-PATIENCE = 40  # batches it is the mean of
+PATIENCE = 40  # batches whose mean decides whether walks grow
 WARM_UP = 100
 FORM = 0.2  # weight of the loss on strides and ends, which are easy
 
@@ -189,7 +188,11 @@ def grown(progress: Curriculum, recent: deque[float], recipe: Recipe) -> Curricu
     Clears `recent` then.
     """
     _, most_of_stage_1, most = recipe.hops
-    if len(recent) < PATIENCE or sum(recent) / len(recent) < MASTERED or progress.n_hops == most:
+    if (
+        len(recent) < PATIENCE
+        or sum(recent) / len(recent) < recipe.mastered
+        or progress.n_hops == most
+    ):
         return progress
     recent.clear()
     if progress.stage == 1 and progress.n_hops == most_of_stage_1:

@@ -20,23 +20,29 @@ class Language:
     """Words with their ids, and how text becomes words.
 
     `verbs` is read as ": ", then `pieces` are kept; both are regular expressions. `twins` are the
-    words that have one with a colon.
+    words that have one with a colon, `rounds` those that stand on a round, as shares of it.
     """
 
     words: tuple[str, ...]
     ids: Mapping[str, int]
     twins: tuple[str, ...]
+    rounds: Mapping[str, float]
     steps: tuple[str, ...]  # by stride, from 1
     verbs: str
     pieces: str
 
 
 def _language(
-    words: Sequence[str], twins: tuple[str, ...], steps: tuple[str, ...], verbs: str, pieces: str
+    words: Sequence[str],
+    twins: tuple[str, ...],
+    rounds: Mapping[str, float],
+    steps: tuple[str, ...],
+    verbs: str,
+    pieces: str,
 ) -> Language:
     everything = (PAD, END, UNKNOWN, *words)
     ids = {word: i for i, word in enumerate(everything)}
-    return Language(everything, ids, twins, steps, verbs, pieces)
+    return Language(everything, ids, twins, rounds, steps, verbs, pieces)
 
 
 def _subjects(words: Sequence[str]) -> tuple[str, ...]:
@@ -54,6 +60,7 @@ SOUNDER = _language(
         *_subjects(rooms.NAMES),
     ),
     rooms.NAMES,
+    {},
     _STEPS,
     r" (follows|goes to room) ",
     r"Where does|[0-9]+ steps:|Answer: [0-9]+|[A-Z][a-z]*:?|[0-9]+",
@@ -79,6 +86,7 @@ FATHOM = _language(
         *_subjects(_TWINS),
     ),
     _TWINS,
+    {word: int(word.split()[0]) / clock.N_HOURS for word in (*clock.LATER, *clock.AFTER)},
     _LONG_STEPS,
     r" (follows|goes to room|than for|than at|leads to) ",
     rf"Where does|{clock.ASK}|Take only (?:{'|'.join(doors.COLOURS)})|[0-9]+ steps?:"
