@@ -192,7 +192,10 @@ def test_depth_pays_on_many_hops(sounder: SimpleNamespace) -> None:
 
 
 @pytest.mark.slow
-def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", ["sounder", "fathom"])
+def test_training_goes_on_from_its_checkpoint(
+    sounder: SimpleNamespace, tmp_path: Path, model: str
+) -> None:
     """Half an hour of training that cannot be stopped is lost to one Ctrl-C: two steps and a third
     later are three at once.
     """
@@ -201,7 +204,7 @@ def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path
     def trained(out: str, *steps: int) -> dict[str, object]:
         for n in steps:
             settings = {
-                "model": "sounder",
+                "model": model,
                 "out": str(tmp_path / out),
                 "device": "cpu",
                 "seed": 7,
@@ -218,8 +221,6 @@ def test_training_goes_on_from_its_checkpoint(sounder: SimpleNamespace, tmp_path
     assert all(
         torch.equal(value, resumed["trainee"][name]) for name, value in whole["trainee"].items()
     )
-    sounder.export.export(sounder.recipe, tmp_path / "whole" / "checkpoint.pt", tmp_path / "folder")
-    assert (
-        sounder.evaluate.load(tmp_path / "folder")[0].shape
-        == sounder.evaluate.load(FOLDER)[0].shape
-    )
+    recipe = sounder.recipes.RECIPES[model]
+    sounder.export.export(recipe, tmp_path / "whole" / "checkpoint.pt", tmp_path / "folder")
+    assert sounder.evaluate.load(tmp_path / "folder")[0].shape == recipe.shape
