@@ -66,7 +66,7 @@ SOUNDER = _language(
     r"Where does|[0-9]+ steps:|Answer: [0-9]+|[A-Z][a-z]*:?|[0-9]+",
 )
 
-LONGEST_STRIDE = 24
+LONGEST_STRIDE = 12
 _LONG_STEPS = ("1 step:", *(f"{stride} steps:" for stride in range(2, LONGEST_STRIDE + 1)))
 _TWINS = (*rooms.NAMES, *doors.PLACES)
 FATHOM = _language(
