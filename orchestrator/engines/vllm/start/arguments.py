@@ -87,7 +87,8 @@ _IN_LOOPS: Mapping[str, str] = {
     "scheduler_cls": "steps may end between the iterations of the layer schedule",
 } | dict.fromkeys(
     _SPECULATIVE,
-    "a draft does not know the depth that its tokens are checked at; set the option draft_depth",
+    "a draft does not know the depth that its tokens are checked at; set the option draft_depth, "
+    "or draft_layers for a model that does not loop",
 )
 
 
