@@ -571,9 +571,7 @@ async def test_a_model_drafts_with_fewer_layers_from_the_plan_to_the_trace(tmp_p
     reference = references.Llama(config, weights, [0], [1, 2], [3])
     texts = ["How deep?", "By the mark, twain.", "Forty tokens make a block and eight more"]
     requests = [
-        request_of(
-            text, ordinal=i, seed=i, sampling=Sampling(temperature=0, max_new_tokens=n_new)
-        )
+        request_of(text, ordinal=i, seed=i, sampling=Sampling(temperature=0, max_new_tokens=n_new))
         for i, text in enumerate(texts)
     ]
     options = Vllm("float32", kv_cache_gib=0.25, max_num_seqs=8, threads=1)

@@ -176,7 +176,13 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "options", "sampling", "fields", "said"),
     [
-        ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it.*or name"),
+        (
+            "execution.engine",
+            {},
+            {},
+            {"layers": "", "max_depth": 0},
+            "no think block.*set it.*or name",
+        ),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
         ("execution.engine", {}, {}, {"exit": "agreement>=3"}, "take state<"),
@@ -232,7 +238,7 @@ def test_a_model_that_does_not_loop_may_draft_with_fewer_layers(folder: Path) ->
         ({"enforce_eager": False}, {}, "runs eagerly; leave enforce_eager out, or"),
         ({"tensor_parallel": 2}, {}, "set tensor_parallel = 1"),
         ({"args": {"logits_processors": ["a:B"]}}, {}, "not define"),
-        ({}, {"task": "embed"}, "task = 'embed' generates no text; .* set it to \"\" for this pool"),
+        ({}, {"task": "embed"}, "task = 'embed' generates no text; .* set it to \"\" for this"),
     ],
 )
 def test_what_drafts_with_fewer_layers_cannot_do_is_refused(
@@ -267,7 +273,7 @@ def test_drafts_with_fewer_layers_are_not_for_adapters(folder: Path) -> None:
     models = {"main": Model(str(folder)), "maths": Model(str(folder), lora=str(adapter))}
     for pools, refused in (({}, True), ({"maths": {"draft_layers": ""}}, False)):
         engine = PluginSpec("vllm", {"draft_layers": "0 3", "pools": pools})
-        with pytest.raises(PlanFault, match="maths.lora: adapt") if refused else nullcontext():
+        with pytest.raises(PlanFault, match=r"maths\.lora: adapt") if refused else nullcontext():
             check_plan(Plan(models), Execution(engine=engine))
 
 

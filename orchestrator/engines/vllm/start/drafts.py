@@ -42,9 +42,7 @@ def drafting(
         return latent
     latent = require_draft(options, name, config, latent)
     step_tokens = options.draft_step_tokens or (_STEP_TOKENS_CPU if on_cpu else _STEP_TOKENS_GPU)
-    draft = Draft(
-        options.draft_depth, options.draft_tokens, step_tokens, options.draft_layers
-    )
+    draft = Draft(options.draft_depth, options.draft_tokens, step_tokens, options.draft_layers)
     return replace(latent, draft=draft)
 
 
@@ -126,7 +124,8 @@ def _option(options: Vllm) -> str:
 def _words(options: Vllm, name: str) -> tuple[str, str]:
     """Return how messages name a pool's drafts, and how to do without."""
     none = '""' if options.draft_layers else "0"
-    return f"{_option(options)} of pool {name!r}", f"leave it out, or set it to {none} for this pool"
+    drop = f"leave it out, or set it to {none} for this pool"
+    return f"{_option(options)} of pool {name!r}", drop
 
 
 def _require_no_adapter(options: Vllm, name: str, model: Model) -> None:
