@@ -78,7 +78,7 @@ def in_digits(text: str, language: Language | None, least: int = 0) -> str:
     code = "en" if language is None else language.code
     if code not in _SPELLED or len(text) > _MAX_SPELLED or _ONE_OF.match(text):
         return text
-    if any(map(str.isdigit, text)):
+    if any(map(str.isdigit, text)) or not text.isprintable():  # of halves of characters, too
         return text
     import text_to_num  # not at the start: most replies need none of it
 
