@@ -72,17 +72,19 @@ def ascii_forms(text: str) -> str:
 def in_digits(text: str, language: Language | None, least: int = 0) -> str:
     """Return a text whose numbers are spelled as words with digits instead: `32 apples`.
 
-    Single words for numbers below `least` remain, and so does a text that has a digit, is in a
-    language whose words are not known, or is long. `language` None is English.
+    What stands in brackets remains, as do single words for numbers below `least`, and a text that
+    has a digit in front of a bracket, is in a language whose words are not known, or is long.
+    `language` None is English.
     """
     code = "en" if language is None else language.code
+    words, bracket, rest = text.partition("(")  # "twelve (12) apples"
     if code not in _SPELLED or len(text) > _MAX_SPELLED or _ONE_OF.match(text):
         return text
-    if any(map(str.isdigit, text)) or not text.isprintable():  # of halves of characters, too
+    if any(map(str.isdigit, words)) or not text.isprintable():  # of halves of characters, too
         return text
     import text_to_num  # not at the start: most replies need none of it
 
-    return str(text_to_num.alpha2digit(text, code, threshold=least))
+    return str(text_to_num.alpha2digit(words, code, threshold=least)) + bracket + rest
 
 
 def plain(text: str, language: Language | None) -> str:
