@@ -25,8 +25,8 @@ import depth
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.options import Vllm
 
-# an early exit, a block in the middle left out, and those of 19 whose drafts were kept most often on
-# six other problems (13 to 18 of the file)
+# an early exit, a block in the middle left out, and of 19 sets the two whose drafts were kept most
+# often on six other problems (13 to 18 of the file)
 SETS = ("0-9", "0-9 20-29", "0-2 6-8 11 18-24 26-29", "0-7 18-29")
 PROBLEMS = Path(__file__).parents[1] / "examples" / "arithmetic.jsonl"
 
