@@ -31,8 +31,7 @@ from widened import widened
 from orchestrator.core.layers import parse_cascade
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.options import Vllm
-from orchestrator.engines.vllm.start.drafts import draft_of
-from orchestrator.plan.looped import Draft, Latent
+from orchestrator.plan.looped import Latent
 from orchestrator.plan.models import resolve_model
 
 RULES = (
@@ -74,11 +73,6 @@ def right(engine: Any, n: int, depth: int, temperature: float) -> tuple[int, int
     return n_right, sum(len(output.outputs[0].token_ids) for output in outputs)
 
 
-def draft_for(latent: Latent | None, early: int) -> Draft | None:
-    settings = Vllm(draft_depth=early, draft_step_tokens=4096)
-    return draft_of(settings, "main", latent, on_cpu=True)
-
-
 def exit_line(rule: str, options: argparse.Namespace) -> str:
     """Return the table's line of an exit rule."""
     held = [opened(Model("sounder", exit=rule))]
@@ -102,8 +96,8 @@ def line(rule: str, drafts: bool, folder: Path, plain: Any, options: argparse.Na
     small = Model("sounder", cascade=cascade)
     latent = configured(small)
     assert latent is not None
-    draft = draft_for(latent, options.early) if drafts else None
-    held = [opened(small, draft)]
+    engine = Vllm(draft_depth=options.early if drafts else 0, draft_step_tokens=4096)
+    held = [opened(small, engine)]
     cells = []
     for temperature in (0.0, 1.0):
         n_right, n_tokens = right(held[0], options.problems, options.depth, temperature)
@@ -114,7 +108,7 @@ def line(rule: str, drafts: bool, folder: Path, plain: Any, options: argparse.Na
     name = f"`{cascade}`" if cascade else "drafts alone" if drafts else "neither"
     if plain is None:
         return f"| {name} | {' | '.join(cells)} | |"
-    held = [opened(replace(small, path=str(folder)), draft)]
+    held = [opened(replace(small, path=str(folder)), engine)]
     ratios = []
     for _ in range(options.rounds):
         work = 1, options.tokens, options.depth, 0.0

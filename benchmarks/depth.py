@@ -48,8 +48,8 @@ from widened import widened
 from orchestrator.core.plan import Model
 from orchestrator.engines.vllm.depth import SCHEDULER
 from orchestrator.engines.vllm.options import Vllm
-from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, Latent, latent_of
+from orchestrator.engines.vllm.start.drafts import drafting, speculative_config
+from orchestrator.plan.looped import DEPTH_ARGUMENT, Latent
 from orchestrator.plan.models import resolve_model
 
 DEPTHS = (1, 2, 4, 8)
@@ -199,22 +199,21 @@ def drafts(options: argparse.Namespace) -> None:
         folder = widened(Path(resolve_model("sounder")), Path(name), options.width)
         model = Model(str(folder))
         settings = Vllm(draft_depth=options.draft_depth, draft_tokens=options.draft_tokens)
-        draft = draft_of(settings, "main", configured(model), on_cpu=True)
-        plain, drafting = opened(model), opened(model, draft)
-    for engine in (plain, drafting):
+        plain, drafted = opened(model), opened(model, settings)
+    for engine in (plain, drafted):
         written(engine, 2, 4, options.depth, 0.0)  # warm-up
-    taken_drafts(drafting)
+    taken_drafts(drafted)
     for n in map(int, options.in_flight.split(",")):
         for temperature in (0.0, 1.0):
             ratios, rates = [], []
             for _ in range(options.rounds):
                 work = n, options.tokens, options.depth, temperature
                 seconds_plain, tokens = written(plain, *work)
-                seconds_drafts, same = written(drafting, *work)
+                seconds_drafts, same = written(drafted, *work)
                 assert same == tokens, "a draft has changed a token"
                 ratios.append(seconds_plain / seconds_drafts)
                 rates.append(n * options.tokens / seconds_plain)
-            n_drafted, n_accepted = taken_drafts(drafting)
+            n_drafted, n_accepted = taken_drafts(drafted)
             print(
                 f"{n} in flight, temperature {temperature:g}: {shown(rates, '.1f')} tokens/s "
                 f"without drafts, times {shown(ratios, '.2f')} with them; "
@@ -223,10 +222,14 @@ def drafts(options: argparse.Namespace) -> None:
             )
 
 
+def runner_of(engine: Any) -> Any:
+    """Return vLLM's model runner of an engine in this process."""
+    return engine.llm_engine.model_executor.driver_worker.worker.model_runner
+
+
 def taken_drafts(engine: Any) -> tuple[int, int]:
     """Return, once, the tokens that an engine has drafted, and those that it kept."""
-    worker = engine.llm_engine.model_executor.driver_worker.worker
-    ledger = worker.model_runner.get_model().loop.drafts
+    ledger = runner_of(engine).get_model().loop.drafts
     counts = [ledger.take(name) for name in list(ledger._counts)]
     return sum(one.drafted for one in counts if one), sum(one.accepted for one in counts if one)
 
@@ -264,21 +267,20 @@ def latent(layers: str, max_depth: int = 1) -> Latent:
     return found
 
 
-def configured(model: Model) -> Latent | None:
-    """Return the project's configuration of a plan's model."""
+def configured(model: Model, options: Vllm | None = None) -> Latent | None:
+    """Return the project's configuration of a plan's model, by default without drafts."""
     config = json.loads(
         (Path(resolve_model(model.path)) / "config.json").read_text(encoding="utf-8")
     )
-    return latent_of(config, model, "main")
+    return drafting(options or Vllm(), "main", config, model, on_cpu=True)
 
 
-def opened(model: Model | None, draft: Draft | None = None, **arguments: Any) -> Any:
+def opened(model: Model | None, options: Vllm | None = None, **arguments: Any) -> Any:
     """Return vLLM's offline engine: the stock model for None."""
     from vllm import LLM
 
-    found = None if model is None else configured(model)
-    if found is not None:
-        found = replace(found, draft=draft)
+    found = None if model is None else configured(model, options)
+    draft = None if found is None else found.draft
     return LLM(
         resolve_model("smollm2" if model is None else model.path),
         hf_overrides={} if found is None else found.overrides(),

@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -122,6 +122,27 @@ def require_layers(schedule: Schedule, n_layers: int) -> None:
             f"layer schedule '{schedule}' names layer {highest}; "
             f"the model has {n_layers} layers, 0 to {n_layers - 1}"
         )
+
+
+def kept_places(kept: Schedule, order: Sequence[int]) -> tuple[int, ...]:
+    """Return where in `order` the layers are that a schedule keeps, ascending.
+
+    A layer that `order` has several times is kept at the first place that is free. PlanError unless
+    the schedule is `order` with some of its layers left out.
+    """
+    places: list[int] = []
+    rest = iter(enumerate(order))
+    for layer in kept.order(1):
+        place = next((place for place, other in rest if other == layer), None)
+        if kept.think or place is None:
+            raise PlanError(
+                f"layer schedule '{kept}' is not '{Schedule(tuple(order))}' with layers left out; "
+                "write those that stay, in their order"
+            )
+        places.append(place)
+    if len(places) == len(order):
+        raise PlanError(f"layer schedule '{kept}' leaves out no layer")
+    return tuple(places)
 
 
 def _indices(item: str, text: str) -> Iterable[int]:

@@ -33,9 +33,6 @@ _LOOP_FIELDS = (
     *("damped", "residual", "exit", "cascade", "kv_iterations", "kv_writes", "warm_start"),
 )
 FIRST, LAST = KV_WRITES = ("first", "last")
-# the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
-# made of whole blocks
-_BLOCK_TOKENS = 32
 _MODELS_MODULE = "orchestrator.engines.vllm.latent.models"
 # checkpoints that loop by themselves, of which vLLM has no model
 LOOPED: Mapping[str, str] = {
@@ -61,14 +58,20 @@ _RAVEN_NAMES = {
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """How a looped model drafts for itself: at `depth`, up to `tokens` at once.
+    """How a model drafts for itself: up to `tokens` at once, at `depth` or with fewer `layers`.
 
-    A pass over n tokens costs 1 + n / `step_tokens` times what one over few tokens costs.
+    A model that does not loop has depth 0 here, since its requests have depth 1. A pass over n
+    tokens costs 1 + n / `step_tokens` times what one over few tokens costs.
     """
 
     depth: int
     tokens: int
     step_tokens: int
+    layers: str = ""  # those that run, of a model that does not loop
+
+    def n_layers(self, schedule: Schedule) -> int:
+        """Return how many layers a drafted token passes, of a model with this schedule."""
+        return (parse_schedule(self.layers) if self.layers else schedule).n_layers_run(self.depth)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,15 @@ def latent_of(config: Mapping[str, Any], model: Model, name: str) -> Latent | No
     return Latent(architecture, schedule, depth, max_depth, **loop)
 
 
+def unlooped(config: Mapping[str, Any], where: str, remedy: str) -> Latent:
+    """Return how our class runs an ordinary model: each layer once, as vLLM's own class does.
+
+    PlanError, with `where` and `remedy`, if we have none for it.
+    """
+    architecture = _architecture(config, where, remedy)
+    return Latent(architecture, Schedule(tuple(range(int(config["num_hidden_layers"])))))
+
+
 def cache_salt(depth: int) -> str:
     """Return the salt that separates requests of different depths in the prefix cache.
 
@@ -189,40 +201,6 @@ def require_depth(depth: int, latent: Latent | None, what: str) -> None:
         f"{what} requests latent depth {depth}; the model serves 1 to {largest} "
         "(raise models.NAME.max_depth)"
     )
-
-
-def require_room(
-    latent: Latent,
-    config: Mapping[str, Any],
-    context_tokens: int,
-    element_bytes: int,
-    cache_bytes: int,
-    name: str,
-) -> None:
-    """Raise PlanError when the KV cache is too small for one full-context request at max depth."""
-    needed = kv_bytes(latent, config, context_tokens, element_bytes)
-    if needed <= cache_bytes:
-        return
-    deep = f" at depth {latent.max_depth}" if latent.schedule.think else ""
-    smaller = " or max_depth" if latent.max_depth > 1 else ""
-    shared = ", or let iterations share it (kv_iterations)" if latent.max_depth > 1 else ""
-    raise PlanError(
-        f"models.{name}: one request of {context_tokens} tokens{deep} needs {needed / 2**30:.2f} "
-        f"GiB of KV cache (that of {latent.n_visits} layers), and "
-        f"{cache_bytes / 2**30:.2f} GiB are reserved: set a smaller max_context_tokens{smaller}, "
-        f"or a larger kv_cache_gib{shared}"
-    )
-
-
-def kv_bytes(
-    latent: Latent, config: Mapping[str, Any], context_tokens: int, element_bytes: int
-) -> int:
-    """Return the KV cache bytes of one request at the largest depth, over all its GPUs."""
-    n_heads = int(config["num_attention_heads"])
-    head_size = int(config.get("head_dim") or config["hidden_size"] // n_heads)
-    n_kv_heads = int(config.get("num_key_value_heads") or n_heads)
-    n_tokens = -(-context_tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
-    return latent.n_visits * n_tokens * 2 * n_kv_heads * head_size * element_bytes
 
 
 def _loop_settings(model: Model) -> dict[str, Any]:
@@ -342,23 +320,25 @@ def _own(config: Mapping[str, Any], looped: Mapping[str, Any]) -> Mapping[str, A
     return {**looped, **own}
 
 
-def _architecture(config: Mapping[str, Any], where: str) -> str:
+def _architecture(
+    config: Mapping[str, Any], where: str, remedy: str = "drop layers and max_depth"
+) -> str:
     """Return our architecture for a configuration's; PlanError for one that has none."""
     [architecture, *_] = config.get("architectures") or ["none"]
     _require(
         architecture in FAMILIES,
-        f"{where}: layer schedules cover {', '.join(sorted(FAMILIES))}, not {architecture}: drop "
-        "layers and max_depth, or use a model of one of these",
+        f"{where}: layer schedules cover {', '.join(sorted(FAMILIES))}, not {architecture}: "
+        f"{remedy}, or use a model of one of these",
     )
     _require(
         not (config.get("quantization_config") or config.get("compression_config")),
-        f"{where}: the model is quantised, and a loop adds up its errors: use the unquantised "
-        "weights",
+        f"{where}: the model is quantised, and layer schedules, whose loops add up its errors, are "
+        f"for unquantised weights: use these, or {remedy}",
     )
     _require(
         not config.get("dual_chunk_attention_config"),
         f"{where}: dual chunk attention keeps state per layer, which repeated visits would share: "
-        "drop layers and max_depth",
+        f"{remedy}",
     )
     return FAMILIES[architecture]
 

@@ -5,6 +5,10 @@ Exit rules as text: parsing, formatting and invalid rules.
 
 from __future__ import annotations
 
+import itertools
+import re
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,6 +21,7 @@ from orchestrator.core.layers import (
     DepthCascade,
     ExitRule,
     Schedule,
+    kept_places,
     parse_cascade,
     parse_exit,
     parse_schedule,
@@ -74,6 +79,48 @@ def test_a_schedule_reads_back_from_its_text(
 def test_what_is_no_schedule_is_refused_with_the_reason(text: str, part: str) -> None:
     with pytest.raises(PlanError, match=part):
         parse_schedule(text)
+
+
+@pytest.mark.parametrize(
+    ("kept", "order", "places"),
+    [
+        ("0-1 3", "0-3", (0, 1, 3)),
+        ("2", "0-3", (2,)),
+        ("0 (1)*2 2", "0 (1)*4 2", (0, 1, 2, 5)),
+        ("1 0", "0 1 0 1", (1, 2)),
+    ],
+)
+def test_the_layers_that_are_kept_are_the_first_that_fit(
+    kept: str, order: str, places: tuple[int, ...]
+) -> None:
+    """So a layer that runs several times keeps the caches of its first visits."""
+    assert kept_places(parse_schedule(kept), parse_schedule(order).head) == places
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ("0-3", "'0-3' leaves out no layer"),
+        ("0 2 1", "'0 2 1' is not '0-3' with layers left out"),
+        ("0 0", "'0 0' is not"),
+        ("0-2 4", "'0-2 4' is not"),
+        ("0 (1)*r", "is not"),
+    ],
+)
+def test_what_keeps_other_layers_is_refused(kept: str, said: str) -> None:
+    with pytest.raises(PlanError, match=re.escape(said)):
+        kept_places(parse_schedule(kept), (0, 1, 2, 3))
+
+
+@given(order=layers.filter(lambda own: len(own) > 1), data=st.data())
+def test_whatever_is_left_out_the_others_are_found(order: tuple[int, ...], data: Any) -> None:
+    """Ascending places with the layers that were kept."""
+    masks = st.lists(st.booleans(), min_size=len(order), max_size=len(order))
+    mask = data.draw(masks.filter(lambda mask: any(mask) and not all(mask)))
+    kept = tuple(itertools.compress(order, mask))
+    places = kept_places(Schedule(kept), order)
+    assert [order[i] for i in places] == [*kept]
+    assert sorted(set(places)) == [*places]
 
 
 def test_a_layer_that_is_not_there_is_named() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from draft_cases import LEFT_OUT_CASES
 from loop_cases import CASCADES
 from processes import Programs
 
@@ -279,21 +280,23 @@ def test_a_loop_that_drafts_for_itself_equals_the_reference(
     [
         *("answers", "mixed", "company", "guided", "tight", "chunked", "prefix_hits", "exits"),
         *("damped", "cascade", "tight_cascade"),
+        *(f"{case.__name__}_left_out" for case in LEFT_OUT_CASES),
+        "smollm2",
     ],
 )
 def test_drafts_change_no_token(drafts: dict[str, Any], name: str) -> None:
     """Greedy and seeded; with top_p, top_k, penalties, least lengths and allowed tokens; with
     structured outputs, forbidden words and limits of thinking; with mixed depths; in another
     company; preempted, and at the end of the context; with prompts in pieces;
-    with prefix hits; with exits, iteration for iteration; damped; in cascades. And tokens are
-    drafted and kept.
+    with prefix hits; with exits, iteration for iteration; damped; in cascades; with layers left
+    out, where SmolLM2 has the tokens of vLLM's own class. And tokens are drafted and kept.
     """
     case = drafts[name]
     assert case["got"] == case["want"]
     assert 0 < sum(case["accepted"]) < sum(case["drafted"])
 
 
-@pytest.mark.parametrize("name", ["answers", "mixed", "tight"])
+@pytest.mark.parametrize("name", ["answers", "mixed", "tight", "answers_left_out", "smollm2"])
 def test_drafts_change_no_logprob(drafts: dict[str, Any], name: str) -> None:
     """There is one for each token, of the pass that verified it."""
     plain, drafted = drafts[name]["logprobs"]
@@ -325,8 +328,8 @@ def test_a_cascade_keeps_more_drafts(drafts: dict[str, Any]) -> None:
 
 def test_a_request_alone_has_the_tokens_that_it_has_in_company(drafts: dict[str, Any]) -> None:
     """How many tokens are drafted depends on the batch; what comes out does not."""
-    case = drafts["company"]
-    assert case["alone"] == case["want"][: len(case["alone"])]
+    for case in (drafts["company"], drafts["company_left_out"]):
+        assert case["alone"] == case["want"][: len(case["alone"])]
 
 
 def test_only_deeper_requests_with_noise_of_their_own_draft(drafts: dict[str, Any]) -> None:
@@ -336,16 +339,18 @@ def test_only_deeper_requests_with_noise_of_their_own_draft(drafts: dict[str, An
     case = drafts["mixed"]
     for depth, n in zip(case["depths"], case["drafted"], strict=True):
         assert (n > 0) if depth == 16 else (n == 0 or (depth or 8) > 4)
-    assert drafts["company"]["unseeded"] == 0
+    assert drafts["company"]["unseeded"] == drafts["company_left_out"]["unseeded"] == 0
 
 
 def test_drafts_survive_preemption_and_prefix_hits(drafts: dict[str, Any]) -> None:
     """Else these cases show nothing: blocks were taken away, and found again."""
     assert drafts["tight"]["n_preempted"] > 0
     assert drafts["tight_cascade"]["n_preempted"] > 0
-    plain, drafted = drafts["prefix_hits"]["cached"]
-    assert plain == drafted
-    assert min(plain) >= 96, "what was drafted and kept is in the cache, too"
+    assert drafts["tight_left_out"]["n_preempted"] > 0
+    for name in ("prefix_hits", "prefix_hits_left_out"):
+        plain, drafted = drafts[name]["cached"]
+        assert plain == drafted
+        assert min(plain) >= 96, "what was drafted and kept is in the cache, too"
 
 
 def test_drafts_obey_what_guides_the_tokens(drafts: dict[str, Any]) -> None:
@@ -354,6 +359,7 @@ def test_drafts_obey_what_guides_the_tokens(drafts: dict[str, Any]) -> None:
     """
     assert drafts["guided"]["changed"][:4] == [True, True, True, False]
     assert drafts["guided"]["drafted"][2::5] == [0, 0, 0]
+    assert drafts["guided_left_out"]["drafted"][2::5] == [0, 0, 0]
 
 
 def test_a_full_batch_drafts_nothing(drafts: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ after an engine has started.
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -175,7 +176,13 @@ def test_a_loop_may_draft_for_itself(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "options", "sampling", "fields", "said"),
     [
-        ("execution.engine", {}, {}, {"layers": "", "max_depth": 0}, "no think block.*set it"),
+        (
+            "execution.engine",
+            {},
+            {},
+            {"layers": "", "max_depth": 0},
+            "no think block.*set it.*or name",
+        ),
         ("execution.engine", {"draft_depth": 8}, {}, {}, "depths up to 8; set a smaller one"),
         ("execution.engine", {}, {}, {"exit": "kl<0.1"}, "take state<"),
         ("execution.engine", {}, {}, {"exit": "agreement>=3"}, "take state<"),
@@ -199,6 +206,75 @@ def test_what_drafts_cannot_do_is_refused_when_the_plan_is_read(
     with pytest.raises(PlanFault, match=said) as caught:
         drafting(folder, options, Sampling(**sampling), **fields)
     assert caught.value.key == key
+
+
+def leaving_out(folder: Path, options: dict[str, Any], **fields: Any) -> None:
+    """Check a plan whose pool drafts with two of its four layers, or as `options` say."""
+    options = {"draft_layers": "0 3", **options}
+    plan = Plan({"main": Model(str(folder), **fields)}, sampling=Sampling())
+    for engine in (PluginSpec("vllm", options), PluginSpec("ray", {"options": options})):
+        check_plan(plan, Execution(engine=engine))
+
+
+def test_a_model_that_does_not_loop_may_draft_with_fewer_layers(folder: Path) -> None:
+    """With a schedule of its own, too, and a pool may do without."""
+    leaving_out(folder, {})
+    leaving_out(folder, {"draft_layers": "0 3"}, layers="0 2 2 3")
+    leaving_out(folder, {"draft_layers": "0 2", "draft_tokens": 8}, layers="0 (2)*3 3")
+    leaving_out(folder, {"pools": {"main": {"draft_layers": ""}}}, **LOOP)
+
+
+@pytest.mark.parametrize(
+    ("options", "fields", "said"),
+    [
+        ({"draft_layers": "0-3"}, {}, "of pool 'main': .* leaves out no layer"),
+        ({"draft_layers": "3 0"}, {}, "'3 0' is not '0-3' with layers left out"),
+        ({"draft_layers": "0 4"}, {}, "'0 4' is not '0-3' with layers left out"),
+        ({"draft_layers": "0 (1)*r"}, {}, "is not '0-3' with layers left out"),
+        ({"draft_layers": "0 x"}, {}, "of pool 'main': .*cannot read 'x'"),
+        ({"draft_layers": "0-2"}, {}, "3 of 4 layers .*leave out a third or more, or leave it out"),
+        ({"draft_depth": 2}, {}, "draft_depth = 2 and draft_layers = '0 3' of .*set one of them"),
+        ({}, LOOP, "the model loops, and drafts at a smaller depth; set draft_depth"),
+        ({"enforce_eager": False}, {}, "runs eagerly; leave enforce_eager out, or"),
+        ({"tensor_parallel": 2}, {}, "set tensor_parallel = 1"),
+        ({"args": {"logits_processors": ["a:B"]}}, {}, "not define"),
+        ({}, {"task": "embed"}, "task = 'embed' generates no text; .* set it to \"\" for this"),
+    ],
+)
+def test_what_drafts_with_fewer_layers_cannot_do_is_refused(
+    folder: Path, options: dict[str, Any], fields: dict[str, Any], said: str
+) -> None:
+    """When the plan is read, with the remedy; in the replicas of a fleet alike."""
+    with pytest.raises(PlanFault, match=said) as caught:
+        leaving_out(folder, options, **fields)
+    assert caught.value.key == "execution.engine"
+
+
+def test_drafts_with_fewer_layers_are_for_models_of_ours(folder: Path) -> None:
+    """Other families run in vLLM's own classes, and quantised weights as well."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text())
+    for change, said in (
+        ({"architectures": ["OlmoeForCausalLM"]}, "cover LlamaForCausalLM, .*: leave it out"),
+        ({"quantization_config": {"bits": 4}}, "quantised.*: use these, or leave it out"),
+    ):
+        path.write_text(json.dumps({**config, **change}))
+        with pytest.raises(PlanFault, match=f"draft_layers = '0 3' of pool 'main': .*{said}"):
+            leaving_out(folder, {})
+        leaving_out(folder, {"draft_layers": ""})
+
+
+def test_drafts_with_fewer_layers_are_not_for_adapters(folder: Path) -> None:
+    """An adapter is applied in vLLM's own class; the base beside it may draft."""
+    adapter = folder / "adapter"
+    adapter.mkdir()
+    (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 8}))
+    (adapter / "adapter_model.bin").write_bytes(b"")
+    models = {"main": Model(str(folder)), "maths": Model(str(folder), lora=str(adapter))}
+    for pools, refused in (({}, True), ({"maths": {"draft_layers": ""}}, False)):
+        engine = PluginSpec("vllm", {"draft_layers": "0 3", "pools": pools})
+        with pytest.raises(PlanFault, match=r"maths\.lora: adapt") if refused else nullcontext():
+            check_plan(Plan(models), Execution(engine=engine))
 
 
 def test_drafts_are_not_for_the_second_runner(

@@ -22,6 +22,7 @@ _DECORATION = re.compile(
     r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathbb|boxed|fbox|framebox|left|right|rm|bf)\b\s?"
     r"|\\(?:q?quad\b|[,;:! (\[)\]])|[$*_`\"“”‘{}「」『』【】]|['’](?!\w)|(?<!\w)['’]"
 )
+_TWICE = re.compile(r"\[\[\s?([A-Za-z])\s?\]\]")  # as judges of pairs write it
 _LABEL = re.compile(r"^(?:the )?(?:correct )?(?:option|choice|answer|letter)\s{1,3}", re.IGNORECASE)
 _OPTION_LINE = re.compile(r"^[\W_]{0,6}[A-Za-z][.):][ \t]", re.MULTILINE)
 _BECAUSE = r"because|since|as|for|due|which|with|so|given|based|is\b|and not\b|\("
@@ -249,4 +250,4 @@ def _first_line(text: str) -> Statement:
 
 
 def _bare(text: str) -> str:
-    return _DECORATION.sub("", text[:2000]).strip()
+    return _TWICE.sub(r"[\1]", _DECORATION.sub("", text[:2000])).strip()

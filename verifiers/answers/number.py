@@ -7,6 +7,7 @@ not 1/3 unless a tolerance allows it. Not covered: lists, intervals and expressi
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import ROUND_HALF_EVEN, Context, Decimal
 from fractions import Fraction
@@ -22,12 +23,19 @@ from orchestrator.kit.answers.latex import (
     leading_measurement,
     statement_values,
 )
-from orchestrator.kit.answers.numbers import measurement
-from orchestrator.kit.answers.statements.statement import Statement
+from orchestrator.kit.answers.numbers import measurement, unwrap
+from orchestrator.kit.answers.numerals import in_digits
+from orchestrator.kit.answers.statements.statement import Mark, Statement
 
 _PRECISION = Context(prec=60, rounding=ROUND_HALF_EVEN)  # Decimal.ln rounds correctly everywhere
 # apart from a number: the form of a cell, which no reply writes
 _CELL = "≈"
+# a number that is set as text: `\text{7 apples}`
+_UPRIGHT = re.compile(r"(?<![\w.}])\\(?:text|textrm|mathrm|mbox)\s?\{\s*([-+$\\]{0,3}\d[^{}]*)\}")
+# before a number of things that are known: "the two trains"
+_KNOWN = re.compile(
+    r"\b(?:the|these|those|all|any|its|their|his|her|our|my|your) \d", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,18 +106,42 @@ class Number:
         return abs(found[0] - wanted[0]) <= most
 
     def _read(self, statement: Statement) -> str | None:
+        """Return the number of a statement, in digits or else in words."""
+        if value := self._value(statement):
+            return value
+        spelled = _in_digits(statement)
+        return None if spelled == statement else self._value(spelled)
+
+    def _value(self, statement: Statement) -> str | None:
         """Return the number of a statement. Several boxes or values in it must agree."""
         read: Reader = leading_measurement if self.units == "keep" else leading_expression
-        values = {measurement(text): text for text in statement_values(statement, read)}
+        texts = tuple(_UPRIGHT.sub(r"\1", text) for text in statement.texts)
+        found = statement_values(statement._replace(texts=texts), read)
+        values = {measurement(text): text for text in found}
         if self.units == "drop":
-            values = {found and (found[0], ""): text for found, text in values.items()}
+            values = {value and (value[0], ""): text for value, text in values.items()}
         return next(iter(values.values())) if len(values) == 1 and None not in values else None
 
     def read_reference(self, text: str) -> str | None:
         """Return the number that the text gives explicitly, or a bare number as it is."""
         if explicit := self.extract(text, finished=False):
             return explicit
-        return None if measurement(text.strip()) is None else text.strip()
+        bare = in_digits(text.strip(), None)
+        return None if measurement(bare) is None else bare
+
+
+def _in_digits(statement: Statement) -> Statement:
+    """Return a statement whose numbers are spelled as words with digits instead.
+
+    Of unmarked ones only an English reply of one line, without "one" and "the two": in reasoning, a
+    word for a number is seldom the answer.
+    """
+    if statement.mark is not Mark.LAST_LINE:
+        texts = [in_digits(unwrap(text), statement.language) for text in statement.texts]
+        return statement._replace(texts=tuple(texts))
+    line = statement.texts[0]
+    spelled = line if statement.start or statement.language else in_digits(line, None, least=2)
+    return statement if _KNOWN.search(spelled) else statement._replace(texts=(spelled,))
 
 
 @lru_cache(maxsize=8192)

@@ -12,15 +12,15 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from orchestrator.core.errors import PlanError, PlanFault
 from orchestrator.core.layers import parse_cascade, parse_exit
 from orchestrator.core.plan import Model
-from orchestrator.engines.vllm.start.drafts import draft_of, speculative_config
-from orchestrator.plan.looped import LAST, Latent, latent_of, require_room, usual_names
+from orchestrator.engines.vllm.start.drafts import drafting, speculative_config
+from orchestrator.plan.looped import LAST, Latent, latent_of, usual_names
 from orchestrator.plan.models import known_config
 
 if TYPE_CHECKING:
@@ -37,6 +37,9 @@ _SKIPPING = (
 # the parts of a loop with which a token may stop after any iteration and continue later
 _POSSIBLE = {"architecture", "schedule", "depth", "max_depth", "damped", "residual"}
 SCHEDULER = "orchestrator.engines.vllm.latent.spans.scheduler.SpanScheduler"
+# the largest block of our KV caches on a CPU (`orchestrator.engines.vllm.start.host`): caches are
+# made of whole blocks
+_BLOCK_TOKENS = 32
 _ELEMENT_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
@@ -55,11 +58,9 @@ def prepare(
     run as the plan says.
     """
     config = usual_names(_config(path, model.revision))
-    latent = latent_of(config, model, name)
-    draft = draft_of(options, name, latent, on_cpu=on_cpu)
+    latent = drafting(options, name, config, model, on_cpu=on_cpu)
     if latent is None:
         return None
-    latent = replace(latent, draft=draft)
     _require_possible(options, name, path, latent)
     if latent.warm_start and _second_runner("0" if on_cpu else "1"):
         raise PlanError(
@@ -78,13 +79,47 @@ def prepare(
             latent, config, context, element_bytes, cache_bytes * options.tensor_parallel, name
         )
     arguments |= {"enforce_eager": True, "hf_overrides": latent.overrides()}
-    if draft is not None:
-        arguments["speculative_config"] = speculative_config(draft)
+    if latent.draft is not None:
+        arguments["speculative_config"] = speculative_config(latent.draft)
     if has_spans(options, latent, on_cpu=on_cpu):
         arguments["scheduler_cls"] = SCHEDULER
-    if latent.exit or draft is not None:
+    if latent.exit or latent.draft is not None:
         arguments["worker_extension_cls"] = "orchestrator.engines.vllm.latent.runner.DepthCounts"
     return latent
+
+
+def require_room(
+    latent: Latent,
+    config: Mapping[str, Any],
+    context_tokens: int,
+    element_bytes: int,
+    cache_bytes: int,
+    name: str,
+) -> None:
+    """Raise PlanError when the KV cache is too small for one full-context request at max depth."""
+    needed = kv_bytes(latent, config, context_tokens, element_bytes)
+    if needed <= cache_bytes:
+        return
+    deep = f" at depth {latent.max_depth}" if latent.schedule.think else ""
+    smaller = " or max_depth" if latent.max_depth > 1 else ""
+    shared = ", or let iterations share it (kv_iterations)" if latent.max_depth > 1 else ""
+    raise PlanError(
+        f"models.{name}: one request of {context_tokens} tokens{deep} needs {needed / 2**30:.2f} "
+        f"GiB of KV cache (that of {latent.n_visits} layers), and "
+        f"{cache_bytes / 2**30:.2f} GiB are reserved: set a smaller max_context_tokens{smaller}, "
+        f"or a larger kv_cache_gib{shared}"
+    )
+
+
+def kv_bytes(
+    latent: Latent, config: Mapping[str, Any], context_tokens: int, element_bytes: int
+) -> int:
+    """Return the KV cache bytes of one request at the largest depth, over all its GPUs."""
+    n_heads = int(config["num_attention_heads"])
+    head_size = int(config.get("head_dim") or config["hidden_size"] // n_heads)
+    n_kv_heads = int(config.get("num_key_value_heads") or n_heads)
+    n_tokens = -(-context_tokens // _BLOCK_TOKENS) * _BLOCK_TOKENS
+    return latent.n_visits * n_tokens * 2 * n_kv_heads * head_size * element_bytes
 
 
 def has_spans(options: Vllm, latent: Latent, *, on_cpu: bool) -> bool:
@@ -203,7 +238,7 @@ async def computation_of(llm: Any, request_id: str, latent: Latent, depth: int) 
     if draft is not None:
         n, n_kept = await _called(llm, "take_draft_counts", request_id) or (0, 0)
         # drafting, and verifying what was rejected
-        n_in_drafts = n * schedule.n_layers_run(draft.depth)
+        n_in_drafts = n * draft.n_layers(schedule)
         n_in_drafts += (n - n_kept) * n_deep
         metrics |= {"drafted": float(n), "accepted": float(n_kept)}
     return Computation(n_layers, n_in_drafts, metrics, depths)

@@ -97,6 +97,14 @@ class Vllm:
             "which verify several in one pass; 0 drafts none. Drafts change no token.",
         ),
     ] = 0
+    draft_layers: Annotated[
+        str,
+        Meta(
+            description="Layers with which a model that does not loop drafts tokens, such as "
+            '"0-4 25-29"; all of its layers verify several in one pass. Empty: none. Drafts change '
+            "no token."
+        ),
+    ] = ""
     draft_tokens: Annotated[
         int, Meta(ge=1, le=16, description="Most tokens that a request drafts at once.")
     ] = 4
@@ -305,8 +313,8 @@ def _config(
     adapters = adapter_requests(pools)
     if latent is not None and adapters:
         raise PlanError(
-            f"models.{next(iter(adapters))}.lora: {model.path!r} loops, and adapters are not "
-            "applied to the layers of a loop"
+            f"models.{next(iter(adapters))}.lora: {model.path!r} loops or drafts in a class of "
+            "ours, and adapters are applied in vLLM's own"
         )
     on_cpu = current_platform.is_cpu()
     arguments = adapter_arguments(adapters, arguments, on_cpu=on_cpu) | arguments
@@ -374,7 +382,7 @@ def engine_arguments(
         arguments |= host.cpu_arguments(options, host.free_bytes() // n_pools_left)
     if model.task:
         latent = None
-        drafts.draft_of(options, name, latent, on_cpu=on_cpu)
+        drafts.require_no_task(options, name, model)
     else:
         latent = vllm_depth.prepare(options, name, model, path, arguments, on_cpu=on_cpu)
     require_possible(given, name, on_cpu=on_cpu, looped=latent is not None)

@@ -1,9 +1,11 @@
-r"""Numbers as other languages and scripts write them: `４２`, `٤٢`, `1.234,5`, `3万`, `5分の2`.
+r"""Numbers as other languages and scripts write them: `４２`, `٤٢`, `1.234,5`, `3万`, `5分の2`; and
+as words: `thirty-two`.
 
     plain("Die Antwort ist 4,5 Prozent.", german)     # "Die Antwort ist 4.5%."
+    in_digits("thirty-two apples", None)              # "32 apples"
 
 The one rule: a number that two conventions read differently is not decided, but marked. Not
-covered: which language it is, and its words (`kit.answers.languages`); numbers spelled as words.
+covered: which language it is, and its words (`kit.answers.languages`).
 """
 
 from __future__ import annotations
@@ -54,6 +56,10 @@ _PIECE = re.compile(
 _COMMA_ALONE = re.compile(
     r"\s*(?:[A-Za-z]\s*=\s*)?[+-]?\d{1,40},\d{1,40}\s*(?:\\?%\s*|\\text\{[^{}]*\}\s*)?"
 )
+# languages whose words for numbers text2num knows
+_SPELLED = frozenset(["de", "en", "es", "fr", "it", "nl", "pt"])
+_MAX_SPELLED = 300
+_ONE_OF = re.compile(r"\s*one of\b", re.IGNORECASE)
 _GROUPED = re.compile(r"[+-]?\d{1,3}(?:([.\u00a0\u202f ])\d{3})(?:\1\d{3})*(?:,\d+)?")
 _ENGLISH_GROUPS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3}){2,}")
 
@@ -61,6 +67,24 @@ _ENGLISH_GROUPS = re.compile(r"[+-]?\d{1,3}(?:,\d{3})+\.\d+|[+-]?\d{1,3}(?:,\d{3
 def ascii_forms(text: str) -> str:
     """Return a text of the same length with ASCII digits, and ASCII signs for full-width ones."""
     return text if text.isascii() else text.translate(_FORMS)
+
+
+def in_digits(text: str, language: Language | None, least: int = 0) -> str:
+    """Return a text whose numbers are spelled as words with digits instead: `32 apples`.
+
+    What stands in brackets remains, as do single words for numbers below `least`, and a text that
+    has a digit in front of a bracket, is in a language whose words are not known, or is long.
+    `language` None is English.
+    """
+    code = "en" if language is None else language.code
+    words, bracket, rest = text.partition("(")  # "twelve (12) apples"
+    if code not in _SPELLED or len(text) > _MAX_SPELLED or _ONE_OF.match(text):
+        return text
+    if any(map(str.isdigit, words)) or not text.isprintable():  # of halves of characters, too
+        return text
+    import text_to_num  # not at the start: most replies need none of it
+
+    return str(text_to_num.alpha2digit(words, code, threshold=least)) + bracket + rest
 
 
 def plain(text: str, language: Language | None) -> str:

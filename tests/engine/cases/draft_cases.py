@@ -1,7 +1,9 @@
-"""Self-speculation of the shipped looped model in vLLM: what it generates with and without drafts.
+"""Self-speculation of the shipped models in vLLM: what they generate with and without drafts.
 
 Runs in a program of its own (`latent_program`), for the reasons that `schedule_cases` gives. The
-reference is the same engine without drafts, which `schedule_cases` compares with plain PyTorch.
+reference is the same engine without drafts, which `schedule_cases` compares with plain PyTorch; for
+SmolLM2, which drafts with layers left out, it is vLLM's own class. The looped model drafts like
+that too, as one whose loop is written out and which no request can change.
 """
 
 from __future__ import annotations
@@ -16,14 +18,20 @@ from typing import Any, NamedTuple
 from offline_engine import end, new_engine
 
 from orchestrator.core.plan import Model
-from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, cache_salt, latent_of
+from orchestrator.engines.vllm.depth import DraftCounts, Ledger
+from orchestrator.engines.vllm.latent.speculation.drafts import DraftLengths
+from orchestrator.engines.vllm.latent.speculation.payoff import Payoff
+from orchestrator.plan.looped import DEPTH_ARGUMENT, Draft, cache_salt, latent_of, unlooped
 from orchestrator.plan.models import resolve_model
 
 FOLDER = Path(resolve_model("sounder"))
-PUZZLES = Path(__file__).parents[3] / "examples" / "sounder.jsonl"
+EXAMPLES = Path(__file__).parents[3] / "examples"
+PUZZLES = EXAMPLES / "sounder.jsonl"
 SOUNDER = Model("sounder")
 CASCADE = Model("sounder", cascade="token 0.5 at 4")
 DRAFT = Draft(depth=4, tokens=3, step_tokens=64)
+UNROLLED = Model("sounder", layers="0 (1)*16 2")
+LEFT_OUT = Draft(depth=0, tokens=3, step_tokens=64, layers="0 (1)*4 2")
 GREEDY = {"temperature": 0.0}
 # one kind of sampling per request, in turn
 KINDS: Sequence[Mapping[str, Any]] = (
@@ -82,12 +90,15 @@ def jobs(
 
 @contextmanager
 def opened(draft: Draft | None, model: Model = SOUNDER, **options: Any) -> Iterator[Any]:
-    """Yield vLLM's offline engine for the shipped model, started as ours starts it.
+    """Yield vLLM's offline engine for a shipped model, started as ours starts it.
 
     It is in a list, so that nobody holds it when it ends.
     """
-    latent = latent_of(json.loads((FOLDER / "config.json").read_text()), model, "main")
-    assert latent is not None
+    folder = Path(resolve_model(model.path))
+    config = json.loads((folder / "config.json").read_text())
+    latent = latent_of(config, model, "main")
+    if draft is not None:
+        latent = replace(latent or unlooped(config, "", ""), draft=draft)
     arguments: dict[str, Any] = {
         "max_model_len": 256,
         "kv_cache_memory_bytes": 256 << 20,
@@ -101,7 +112,8 @@ def opened(draft: Draft | None, model: Model = SOUNDER, **options: Any) -> Itera
     }
     if draft is not None:
         arguments["speculative_config"] = speculation(draft)
-    held = [new_engine(FOLDER, replace(latent, draft=draft).overrides(), **arguments | options)]
+    overrides = {} if latent is None else latent.overrides()
+    held = [new_engine(folder, overrides, **arguments | options)]
     yield held
     end(held)
 
@@ -114,13 +126,18 @@ def speculation(draft: Draft) -> dict[str, Any]:
 
 
 def loop_of(held: list[Any]) -> Any:
-    return held[0].llm_engine.model_executor.driver_worker.worker.model_runner.get_model().loop
+    """Return the model's loop; None for vLLM's own class."""
+    worker = held[0].llm_engine.model_executor.driver_worker.worker
+    return getattr(worker.model_runner.get_model(), "loop", None)
 
 
 def ran(held: list[Any], jobs: Sequence[Job]) -> Run:
-    """Return what an engine makes of these jobs, all at once."""
+    """Return what an engine makes of these jobs, all at once, whose depths are for a loop."""
     from vllm import SamplingParams
 
+    loop = loop_of(held)
+    if loop is None or not loop.visits.iterations:
+        jobs = [job._replace(depth=None) for job in jobs]
     outputs = held[0].generate(
         [
             {"prompt_token_ids": list(job.prompt), "cache_salt": cache_salt(job.depth or 8)}
@@ -136,7 +153,7 @@ def ran(held: list[Any], jobs: Sequence[Job]) -> Run:
         ],
         use_tqdm=False,
     )
-    ledger = loop_of(held).drafts
+    ledger = Ledger(DraftCounts) if loop is None else loop.drafts
     names = {name.rsplit("-", 1)[0]: name for name in ledger._counts}
     counts = [ledger.take(names.get(output.request_id, "")) for output in outputs]
     return Run(
@@ -170,9 +187,9 @@ def compared(
     }
 
 
-def answers() -> dict[str, Any]:
+def answers(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """Every kind of sampling, to the end of the answer."""
-    return compared(jobs(36, [16, 16, 8], KINDS))
+    return compared(jobs(36, [16, 16, 8], KINDS), draft, model)
 
 
 def mixed() -> dict[str, Any]:
@@ -180,13 +197,13 @@ def mixed() -> dict[str, Any]:
     return compared(jobs(27, [16, 1, 8, 4, 16, None, 2], KINDS, max_tokens=48, ignore_eos=True))
 
 
-def company() -> dict[str, Any]:
+def company(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """The same requests in another order, with others beside them, some of these without a seed."""
     own = jobs(12, [8, 16], KINDS, max_tokens=30, ignore_eos=True)
     others = jobs(13, [8, 3, 1], [{"temperature": 1.0, "seed": None}, *KINDS[:4]], max_tokens=20)
-    with opened(None) as held:
+    with opened(None, model) as held:
         plain = ran(held, own)
-    with opened(DRAFT) as held:
+    with opened(draft, model) as held:
         beside = ran(held, [*others, *own[::-1]])
         alone = [ran(held, [job]).tokens[0] for job in own[:4]]
     return {
@@ -199,7 +216,7 @@ def company() -> dict[str, Any]:
     }
 
 
-def tight(model: Model = SOUNDER) -> dict[str, Any]:
+def tight(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """24 blocks of the cache for 12 requests that want six each, up to the end of the context."""
     from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -214,24 +231,25 @@ def tight(model: Model = SOUNDER) -> dict[str, Any]:
         for i, job in enumerate(jobs(16, [16, 8, 16, 2], KINDS, ignore_eos=True))
     ]
     options = {"max_model_len": 160, "num_gpu_blocks_override": 25, "max_num_seqs": 12}
-    found = compared(work, model=model, **options)
+    found = compared(work, draft, model, **options)
     Scheduler._preempt_request = stock
     return {**found, "n_preempted": len(pushed_out)}
 
 
-def chunked() -> dict[str, Any]:
+def chunked(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """Prompts prefilled in pieces, beside requests that draft. Without seeds, as our CPU engine
     has no chunks.
     """
     work = jobs(12, [16, 8, 2], [KINDS[0], KINDS[5]], max_tokens=20, ignore_eos=True)
-    return compared(work, enable_chunked_prefill=True, max_num_batched_tokens=48)
+    options = {"enable_chunked_prefill": True, "max_num_batched_tokens": 48}
+    return compared(work, draft, model, **options)
 
 
-def prefix_hits() -> dict[str, Any]:
+def prefix_hits(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """Requests one after another, each of which continues what an earlier one had generated."""
     found: dict[str, list[list[Any]]] = {"want": [], "got": [], "cached": []}
-    for draft in (None, DRAFT):
-        with opened(draft, max_num_seqs=1, enable_prefix_caching=True) as held:
+    for own in (None, draft):
+        with opened(own, model, max_num_seqs=1, enable_prefix_caching=True) as held:
             first = jobs(3, [16], KINDS[1:3], max_tokens=70, ignore_eos=True)
             begun = ran(held, first)
             again = [
@@ -239,7 +257,7 @@ def prefix_hits() -> dict[str, Any]:
                 for job, tokens in zip(first, begun.tokens, strict=True)
             ]
             more = ran(held, again)
-        found["got" if draft else "want"] = [*begun.tokens, *more.tokens]
+        found["got" if own else "want"] = [*begun.tokens, *more.tokens]
         found["cached"].append(more.cached)
     return {**found, "drafted": more.drafted, "accepted": more.accepted}
 
@@ -279,7 +297,7 @@ def tight_cascade() -> dict[str, Any]:
     return tight(CASCADE)
 
 
-def guided() -> dict[str, Any]:
+def guided(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
     """Structured outputs, words that are forbidden, and limits of thinking, of which the latter
     have no drafts; "4 steps:" opens the thinking and "Answer: 4" closes it.
     """
@@ -298,8 +316,8 @@ def guided() -> dict[str, Any]:
         "skip_tokenizer_init": False,
         "reasoning_config": {"reasoning_start_str": "4 steps:", "reasoning_end_str": "Answer: 4"},
     }
-    found = compared(work, **options)
-    with opened(None, **options) as held:
+    found = compared(work, draft, model, **options)
+    with opened(None, model, **options) as held:
         free = ran(held, jobs(15, [16], [KINDS[1]], max_tokens=24, ignore_eos=True))
     changed = [a != b for a, b in zip(free.tokens, found["want"], strict=True)]
     return {**found, "changed": [any(changed[i::5]) for i in range(5)]}
@@ -310,6 +328,41 @@ def full_batch() -> dict[str, Any]:
     with opened(replace(DRAFT, step_tokens=8)) as held:
         steps = [ran(held, jobs(n, [16], [GREEDY], ignore_eos=True)) for n in (2, 16)]
     return {"drafted": [sum(run.drafted) for run in steps]}
+
+
+def smollm2() -> dict[str, Any]:
+    """SmolLM2 drafts with half of its layers, in every step, although that does not pay; without
+    drafts it is vLLM's own class.
+    """
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_model("smollm2"))
+    rows = (EXAMPLES / "arithmetic.jsonl").read_text().splitlines()[:12]
+    work = [
+        Job(
+            tokenizer.apply_chat_template(
+                [{"role": "user", "content": json.loads(row)["prompt"]}],
+                add_generation_prompt=True,
+                return_dict=False,
+            ),
+            None,
+            {"seed": i, "max_tokens": 24, "ignore_eos": True, **KINDS[i % len(KINDS)]},
+        )
+        for i, row in enumerate(rows)
+    ]
+    draft = Draft(depth=0, tokens=3, step_tokens=64, layers="0-7 23-29")
+    rules = (DraftLengths, "of_step", lambda _, depths: [3] * len(depths)), (Payoff, "pays", _true)
+    stock = [(owner, name, getattr(owner, name)) for owner, name, _ in rules]
+    for owner, name, rule in rules:
+        setattr(owner, name, rule)
+    found = compared(work, draft, Model("smollm2"), max_num_seqs=4)
+    for owner, name, rule in stock:
+        setattr(owner, name, rule)
+    return found
+
+
+def _true(*_: Any) -> bool:
+    return True
 
 
 def unhooked() -> dict[str, Any]:
@@ -329,10 +382,12 @@ def unhooked() -> dict[str, Any]:
 
 CASES = (
     *(answers, mixed, company, guided, tight, chunked, prefix_hits),
-    *(exits, damped, cascade, tight_cascade, full_batch, unhooked),
+    *(exits, damped, cascade, tight_cascade, full_batch, smollm2, unhooked),
 )
+LEFT_OUT_CASES = (answers, company, guided, tight, chunked, prefix_hits)
 
 
 def results() -> dict[str, Any]:
     """Return what each case generated with and without drafts."""
-    return {case.__name__: case() for case in CASES}
+    own = {f"{case.__name__}_left_out": case(UNROLLED, LEFT_OUT) for case in LEFT_OUT_CASES}
+    return {**{case.__name__: case() for case in CASES}, **own}

@@ -87,6 +87,8 @@ def test_a_layer_schedule_keeps_the_arguments_that_it_needs() -> None:
     options = Vllm(args={"hf_overrides": {"architectures": ["Other"]}})
     with pytest.raises(PlanError, match="hf_overrides cannot be set: the layer schedule"):
         require_possible(options.args, "main", on_cpu=False, looped=True)
+    with pytest.raises(PlanError, match=r"quantization cannot be set: .*unquantised"):
+        require_possible({"quantization": "fp8"}, "main", on_cpu=False, looped=True)
 
 
 def test_an_argument_reaches_the_configuration_of_the_engine(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import sympy
 
 from orchestrator.kit.answers.units import is_count, unit
-from verifiers.answers.algebra import relations, sets, words
+from verifiers.answers.algebra import integers, relations, sets, words
 from verifiers.answers.algebra.formulas import numerals
 from verifiers.answers.algebra.formulas.names import is_function
 from verifiers.answers.algebra.formulas.notation import (
@@ -99,6 +99,8 @@ def _value(found: list[str]) -> Value:
         raise Unreadable("nothing is there")
     return (
         sets.french_interval(found)
+        or integers.remainder(found)
+        or integers.numbered(found, _value)
         or _choices(found)
         or _list(found)
         or _relation(found)

@@ -19,12 +19,12 @@ The one rule: each request's result is the same as if it ran alone. Eager; runs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, MutableMapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
 
-from orchestrator.core.layers import ExitRule, parse_cascade, parse_exit, parse_schedule
+from orchestrator.core.layers import ExitRule
 from orchestrator.engines.vllm.depth import DraftCounts, IterationCounts, Ledger
 from orchestrator.engines.vllm.latent.batch import (
     ExitTracker,
@@ -35,7 +35,7 @@ from orchestrator.engines.vllm.latent.batch import (
 from orchestrator.engines.vllm.latent.families.cores import LoopCore
 from orchestrator.engines.vllm.latent.families.starts import FirstStates
 from orchestrator.engines.vllm.latent.spans.passes import SpanLayers
-from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, concatenated, update_of
+from orchestrator.engines.vllm.latent.state import HiddenState, StateUpdate, concatenated
 from orchestrator.engines.vllm.latent.visits import (
     LayerVisit,
     LayerVisits,
@@ -43,7 +43,6 @@ from orchestrator.engines.vllm.latent.visits import (
     can_reduce,
     reading,
     through,
-    visits_of,
     writes_by_itself,
 )
 
@@ -124,7 +123,9 @@ class LayerLoop:
         self, hidden: torch.Tensor, positions: torch.Tensor, batch: LatentBatch | None
     ) -> tuple[HiddenState, HiddenState]:
         """Return the states after the head, and before the first iteration."""
-        embedded = through(self.visits.head, positions, HiddenState(hidden))
+        is_draft = batch is not None and batch.is_draft
+        head = self.visits.drafting if is_draft else self.visits.head
+        embedded = through(head, positions, HiddenState(hidden))
         return embedded, self._added_up(self.starts.of(embedded, positions, batch))
 
     def _think(
@@ -348,9 +349,11 @@ class LayerLoop:
         attention.forward = forward
 
     def n_layers_run(self, depth: int) -> int:
-        """Return the number of layers that a token passes at this depth."""
+        """Return the number of layers that a token passes at this depth, 0 for a draft's."""
         visits = self.visits
-        return len(visits.head) + depth * len(visits.iterations[0]) + len(visits.tail)
+        head = visits.head if depth else visits.drafting
+        n_think = len(visits.iterations[0]) if visits.iterations else 0
+        return len(head) + depth * n_think + len(visits.tail)
 
     def count_drafts(self, request: str, drafted: int, accepted: int) -> None:
         """Count a step's drafts; the iterations of those that were rejected do not count."""
@@ -371,25 +374,3 @@ class LayerLoop:
             first = batch.first_own(i, places[start])
             place = places[start] + first - start - batch.prompts[i] + 1
             self.ledger.of(request).add(counts[start:first], counts[first:end], place)
-
-
-def loop_of(
-    model: Any, latent: Mapping[str, Any], context: MutableMapping[str, Any], core: LoopCore
-) -> LayerLoop:
-    """Return the loop of a vLLM causal model as described by `latent`, its `config.latent`.
-
-    Adds the visits' KV caches to vLLM's static forward `context`.
-    """
-    schedule = parse_schedule(latent["layers"])
-    visits = visits_of(
-        model.model.layers,
-        schedule,
-        int(latent["max_depth"]),
-        context,
-        latent.get("kv_iterations", 0),
-        latent.get("kv_writes", ""),
-    )
-    rule = parse_exit(latent["exit"]) if latent.get("exit") else None
-    early = parse_cascade(latent["cascade"]).depth if latent.get("cascade") else 0
-    warm_start = latent.get("warm_start", 0.0)
-    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits, early, warm_start)

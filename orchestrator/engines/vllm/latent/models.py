@@ -8,7 +8,8 @@ Imported by vLLM in its worker processes only.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,15 +18,22 @@ from vllm.model_executor.models.mistral import MistralForCausalLM
 from vllm.model_executor.models.qwen2 import Qwen2ForCausalLM
 from vllm.model_executor.models.qwen3 import Qwen3ForCausalLM
 
-from orchestrator.core.layers import DepthCascade, parse_cascade
+from orchestrator.core.layers import (
+    DepthCascade,
+    kept_places,
+    parse_cascade,
+    parse_exit,
+    parse_schedule,
+)
 from orchestrator.engines.vllm.latent import runner
 from orchestrator.engines.vllm.latent.batch import LatentBatch, on_device
 from orchestrator.engines.vllm.latent.families.cores import DecoderCore, LoopCore
 from orchestrator.engines.vllm.latent.families.huginn import HuginnCore, RavenForCausalLM
 from orchestrator.engines.vllm.latent.families.ouro import OuroCore, OuroForCausalLM
-from orchestrator.engines.vllm.latent.loop import loop_of
+from orchestrator.engines.vllm.latent.loop import LayerLoop
 from orchestrator.engines.vllm.latent.spans import hooks
-from orchestrator.engines.vllm.latent.visits import record_sources
+from orchestrator.engines.vllm.latent.state import update_of
+from orchestrator.engines.vllm.latent.visits import record_sources, visits_of
 
 
 def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
@@ -96,6 +104,31 @@ def looped(stock: Any, core_of: Callable[[Any], LoopCore]) -> Any:
 
     LoopedModel.__name__ = LoopedModel.__qualname__ = f"Leadline{stock.__name__}"
     return LoopedModel
+
+
+def loop_of(
+    model: Any, latent: Mapping[str, Any], context: MutableMapping[str, Any], core: LoopCore
+) -> LayerLoop:
+    """Return the loop of a vLLM causal model as described by `latent`, its `config.latent`.
+
+    Adds the visits' KV caches to vLLM's static forward `context`.
+    """
+    schedule = parse_schedule(latent["layers"])
+    visits = visits_of(
+        model.model.layers,
+        schedule,
+        int(latent["max_depth"]),
+        context,
+        latent.get("kv_iterations", 0),
+        latent.get("kv_writes", ""),
+    )
+    if kept := latent.get("draft", {}).get("layers"):
+        places = kept_places(parse_schedule(kept), schedule.head)
+        visits = replace(visits, drafting=tuple(visits.head[i] for i in places))
+    rule = parse_exit(latent["exit"]) if latent.get("exit") else None
+    early = parse_cascade(latent["cascade"]).depth if latent.get("cascade") else 0
+    warm_start = latent.get("warm_start", 0.0)
+    return LayerLoop(visits, core, update_of(latent), rule, model.compute_logits, early, warm_start)
 
 
 def logits_of_done(

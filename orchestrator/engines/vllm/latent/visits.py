@@ -74,6 +74,7 @@ class LayerVisit:
 class LayerVisits:
     """The visits of a schedule: head, iterations up to a request's depth, tail.
 
+    `drafting` are those of the head that drafts run: all, unless they leave layers out.
     `overwritten` tells whether an iteration writes the caches of an earlier one, `has_readers`
     whether one reads them and leaves them as they are.
     """
@@ -81,6 +82,7 @@ class LayerVisits:
     head: tuple[LayerVisit, ...]
     iterations: tuple[tuple[LayerVisit, ...], ...]
     tail: tuple[LayerVisit, ...]
+    drafting: tuple[LayerVisit, ...]
     overwritten: bool = False
     has_readers: bool = False
 
@@ -119,7 +121,7 @@ def visits_of(
     for i in set(range(len(layers))) - set(schedule.order(1)):
         del context[layers[i].self_attn.attn.layer_name]
     is_shared, reads = n_slots < len(iterations), kv_writes != LAST
-    return LayerVisits(head, iterations, tail, is_shared and not reads, is_shared and reads)
+    return LayerVisits(head, iterations, tail, head, is_shared and not reads, is_shared and reads)
 
 
 def _visits_of_layer(layer: Any, context: MutableMapping[str, Any]) -> Iterator[LayerVisit]:

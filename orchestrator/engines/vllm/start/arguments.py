@@ -85,9 +85,11 @@ _IN_LOOPS: Mapping[str, str] = {
     "worker_cls": "the layer schedule runs in vLLM's own",
     "model_class_overrides": "the layer schedule is a model class",
     "scheduler_cls": "steps may end between the iterations of the layer schedule",
+    "quantization": "layer schedules, and drafts of a model's own, are for unquantised weights",
 } | dict.fromkeys(
     _SPECULATIVE,
-    "a draft does not know the depth that its tokens are checked at; set the option draft_depth",
+    "a draft does not know the depth that its tokens are checked at; set the option draft_depth, "
+    "or draft_layers for a model that does not loop",
 )
 
 

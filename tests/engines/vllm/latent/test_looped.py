@@ -14,13 +14,14 @@ from tiny_loops import huginn_config, llama_config, ouro_config
 from orchestrator.core.errors import PlanError
 from orchestrator.core.layers import parse_schedule
 from orchestrator.core.plan import Model
+from orchestrator.engines.vllm.depth import kv_bytes, require_room
 from orchestrator.plan.looped import (
+    Draft,
     Latent,
     cache_salt,
-    kv_bytes,
     latent_of,
     require_depth,
-    require_room,
+    unlooped,
     usual_names,
 )
 
@@ -102,6 +103,20 @@ def test_visits_and_layers_run() -> None:
     assert latent.n_visits == 60
     assert scheduled(Model("m", layers=THINK, max_depth=4, kv_iterations=2)).n_visits == 40
     assert latent.schedule.n_layers_run(2) == 40
+
+
+def test_an_ordinary_model_drafts_with_fewer_layers() -> None:
+    """It runs in our class as in vLLM's own: each layer once, a KV cache for each. A draft of a
+    loop costs head, tail and its iterations.
+    """
+    latent = unlooped(LLAMA, "draft_layers", "leave it out")
+    assert (str(latent.schedule), latent.max_depth, latent.n_visits) == ("0-29", 1, 30)
+    assert Draft(0, 4, 12, "0-4 25-29").n_layers(latent.schedule) == 10
+    assert Draft(2, 4, 12).n_layers(parse_schedule(THINK)) == 40
+    drafting = replace(latent, draft=Draft(0, 4, 12, "0-4 25-29"))
+    assert drafting.overrides()["latent"]["draft"]["layers"] == "0-4 25-29"
+    with pytest.raises(PlanError, match=r"draft_layers: .*not OlmoeForCausalLM: leave it out, or"):
+        unlooped({**LLAMA, "architectures": ["OlmoeForCausalLM"]}, "draft_layers", "leave it out")
 
 
 @pytest.mark.parametrize(

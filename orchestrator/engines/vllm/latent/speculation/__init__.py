@@ -1,4 +1,4 @@
-"""Self-speculation: a looped model drafts tokens at a smaller depth and verifies them at its own.
+"""Self-speculation: a model drafts tokens with fewer layers and verifies them with all of them.
 
 `drafts` proposes and decides how many; `noise` samples what verifies them.
 """

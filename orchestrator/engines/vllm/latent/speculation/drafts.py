@@ -1,9 +1,10 @@
 """Self-speculation: a request drafts tokens at a smaller depth and verifies them at its own.
 
 The draft runs the same layers over the same KV caches, for one token at a time, with fewer
-iterations; the next step of the engine computes the drafts at the request's depth, all at once, and
-keeps those that are what it samples (`noise`). What the draft wrote to the caches is overwritten
-then, and only kept tokens reach the prefix cache.
+iterations or, where the model does not loop, with layers left out. The next step of the engine
+computes the drafts with all of them, all at once, and keeps those that are what it samples
+(`noise`). What the draft wrote to the caches is overwritten then, and only kept tokens reach the
+prefix cache.
 
 The one rule: drafts change no token, only how many passes it takes to compute them. Requests that
 do not go deeper than the draft, and those without a seed, run without drafts. Built on vLLM's
@@ -117,7 +118,7 @@ class DraftLengths:
 
 
 class DepthProposer:
-    """Proposes tokens that the model itself finds at a smaller depth; one per worker of vLLM.
+    """Proposes tokens that the model itself finds with fewer layers; one per worker of vLLM.
 
     Its settings are in the model's configuration, under `config.latent["draft"]`
     (`orchestrator.plan.looped.Draft`).
@@ -141,11 +142,12 @@ class DepthProposer:
 
         vLLM calls this once.
         """
-        if not can_reduce(model.loop.visits.thinking):
+        visits = model.loop.visits
+        if not can_reduce([*visits.drafting, *visits.thinking, *visits.tail]):
             raise ValueError(
                 "drafts compute several passes in a step, and the metadata of this attention "
                 "backend cannot be built for each of them: choose another one "
-                '(args = { attention_backend = "TRITON_ATTN" }), or leave draft_depth out'
+                '(args = { attention_backend = "TRITON_ATTN" }), or leave the drafts out'
             )
         self._model = model
         self._lengths = DraftLengths(
