@@ -73,7 +73,6 @@ def frail_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool
     return run
 
 
-@pytest.mark.timeout(300)  # more than a process may take to load its plugin on a busy machine
 @pytest.mark.parametrize(
     ("interrupts", "reason", "exit_code"),
     [(False, "killed by SIGKILL", 0), (True, "interrupted", 130)],
