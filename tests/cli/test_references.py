@@ -133,7 +133,7 @@ def test_what_needs_an_accuracy_refuses_references_that_cannot_be_read(
     cli: Run, command: tuple[str, ...]
 ) -> None:
     """Before an engine starts or a model is loaded."""
-    write_answers("p.jsonl", "one", "two", "three", "four")
+    write_answers("p.jsonl", "few", "many", "most", "several")
     done = cli(*command)
     assert done.exit_code == 2, done.output
     assert "4 of 4 references cannot be read as one number" in done.stderr
@@ -146,7 +146,7 @@ def test_what_needs_an_accuracy_refuses_references_that_cannot_be_read(
 def test_what_needs_an_accuracy_leaves_out_what_cannot_be_read(
     cli: Run, command: tuple[str, ...]
 ) -> None:
-    write_answers("p.jsonl", "#### 18", ["17", "18"], "17", "four")
+    write_answers("p.jsonl", "#### 18", ["17", "18"], "17", "several")
     done = cli(*command, "--json")
     assert done.exit_code == 0, done.output
     note = done.stderr.index("1 of 4 references cannot be read")
@@ -158,7 +158,7 @@ def test_what_needs_an_accuracy_leaves_out_what_cannot_be_read(
 
 
 def test_a_replay_leaves_out_problems_whose_references_cannot_be_read(cli: Run) -> None:
-    write_answers("p.jsonl", "#### 18", "17", "four")
+    write_answers("p.jsonl", "#### 18", "17", "several")
     run_18(cli, "p.jsonl", "number", "--strategy.n", "4")
     done = cli("replay", "runs/p", "--strategy", "consistency n=2", "--json")
     assert done.exit_code == 0, done.output
@@ -188,7 +188,7 @@ def test_a_replay_of_full_texts_reads_references_by_the_domain(cli: Run) -> None
 
 def test_the_engine_replay_needs_no_references(cli: Run) -> None:
     """It serves the recorded texts of every problem."""
-    write_answers("p.jsonl", "one", "two")
+    write_answers("p.jsonl", "few", "many")
     run_18(cli, "p.jsonl", "number", "--strategy.n", "2")
     replayed = ("--execution.engine", "replay", "--execution.engine.source", "runs/p")
     done = cli("run", "--problems", "p.jsonl", *replayed, "--domain", "number", "--out", "runs/q")
@@ -197,14 +197,14 @@ def test_the_engine_replay_needs_no_references(cli: Run) -> None:
 
 
 def test_weights_are_fitted_on_readable_references(cli: Run) -> None:
-    write_answers("p.jsonl", "#### 18", "17", "four")
+    write_answers("p.jsonl", "#### 18", "17", "several")
     for name in ("a", "b"):
         run_18(cli, "p.jsonl", "number", "--model", name, "--out", f"runs/{name}")
     done = cli("weights", "runs/a", "runs/b", "--json")
     assert done.exit_code == 0, done.output
     assert "1 of 3 references cannot be read" in done.stderr
     assert json.loads(done.stdout)["fitted"]["n"] == 2
-    write_answers("words.jsonl", "one", "two", "three")
+    write_answers("words.jsonl", "few", "many", "most")
     refused = cli("weights", "runs/a", "runs/b", "--problems", "words.jsonl")
     assert refused.exit_code == 2
     assert "3 of 3 references cannot be read" in refused.stderr

@@ -117,7 +117,7 @@ def test_a_good_request_is_served_between_bad_ones(http: httpx.Client) -> None:
 
 
 def test_messages_to_a_model_without_a_chat_template_are_the_clients_mistake() -> None:
-    """It is told so, and what to do, in place of an error of the server."""
+    """The client learns the reason and the remedy, where the server used to say that it failed."""
     messages = (Message("user", "?"),)
     with pytest.raises(Refused) as refusal:
         Prompts(SimpleNamespace(chat_template=None), "small").ids(messages)
