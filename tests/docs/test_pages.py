@@ -33,9 +33,8 @@ from orchestrator.plan.keys import keys, markdown_table
 from orchestrator.testing import PROBLEM, trace
 
 ROOT = Path(__file__).parents[2]
-MODEL_CARD = ROOT / "orchestrator" / "plan" / "sounder" / "README.md"
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *ROOT.glob("*/README.md")])
-PAGES.append(MODEL_CARD)
+PAGES += sorted((ROOT / "orchestrator" / "plan" / "shipped").glob("*/README.md"))
 COLUMNS = 150  # of a line of text; tables and code may be wider
 
 

@@ -217,7 +217,7 @@ def test_a_package_without_a_model_is_refused(
 def test_an_unknown_embedded_model_is_refused() -> None:
     with pytest.raises(
         PlanError,
-        match="no embedded model 'llama'; the embedded models are 'smollm2' and 'sounder'",
+        match="no embedded model 'llama'; there are smollm2, sounder, fathom",
     ):
         embedded_model("llama")
 

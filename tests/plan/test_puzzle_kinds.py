@@ -1,36 +1,22 @@
-"""The kinds of puzzles that examples/sounder trains on: told so that a reader can solve them, and
+"""The kinds of puzzles that examples/training trains on: told so that a reader can solve them, and
 read back by the tokenizer without loss.
 """
 
 import re
-import sys
-from collections.abc import Callable, Iterator
-from importlib import import_module
-from pathlib import Path
+from collections.abc import Callable
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parents[2] / "examples" / "sounder"
 KINDS = ("rooms", "clock", "doors")
 Facts = dict[str, tuple[str, int]]
 
 
 @pytest.fixture(scope="module")
-def scripts() -> Iterator[SimpleNamespace]:
-    """The modules of examples/sounder, which are scripts and import each other by name."""
-    torch = pytest.importorskip("torch")
-    n_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    sys.path.insert(0, str(FOLDER))
-    try:
-        names = ("puzzles", "packing", "export", "train", "recipes")
-        modules = {name: import_module(name) for name in names}
-        yield SimpleNamespace(recipe=modules["recipes"].RECIPES["fathom"], **modules)
-    finally:
-        sys.path.remove(str(FOLDER))
-        torch.set_num_threads(n_threads)
+def recipe(training: SimpleNamespace) -> Any:
+    return training.recipes.RECIPES["fathom"]
 
 
 def room(text: str) -> tuple[str, int]:
@@ -80,10 +66,10 @@ SOLVED: dict[str, Callable[[str], tuple[str, int]]] = {
 
 
 def test_a_reader_finds_the_answer_in_as_many_hops_as_the_tag_says(
-    scripts: SimpleNamespace,
+    training: SimpleNamespace, recipe: Any
 ) -> None:
     """A wrong answer in the file would count a right model as wrong."""
-    rows = list(scripts.puzzles.draw_problems(scripts.recipe, 99, 5, range(2, 13)))
+    rows = list(training.puzzles.draw_problems(recipe, 99, 5, range(2, 13)))
     assert [row["tags"]["kind"] for row in rows[:3]] == list(KINDS)
     for row in rows:
         answer, n_hops = SOLVED[row["tags"]["kind"]](row["prompt"])
@@ -93,35 +79,35 @@ def test_a_reader_finds_the_answer_in_as_many_hops_as_the_tag_says(
 
 @pytest.mark.parametrize("which", range(3), ids=KINDS)
 def test_the_tokenizer_keeps_what_a_puzzle_and_a_completion_say(
-    scripts: SimpleNamespace, which: int
+    training: SimpleNamespace, recipe: Any, which: int
 ) -> None:
     """Facts and questions are the words of their kind, and what is decoded reads as the same."""
-    puzzle_module = import_module("kinds.puzzle")
-    recipe = scripts.recipe
-    tokenizer = scripts.export.tokenizer(recipe.language)
+    tokenizer = training.export.tokenizer(recipe.language)
     for seed in range(20):
         rng = Random(seed)
-        puzzle = puzzle_module.draw_puzzle(
+        puzzle = training.kinds.draw_puzzle(
             recipe.kinds[which], rng, 12, recipe.n_walks[which], held_out=True
         )
         walk = rng.choice(puzzle.walks)
         encoded = tokenizer.encode(puzzle.text(walk, 2))
         assert encoded.tokens == [*puzzle.words(), *walk.question(2)]
         assert tokenizer.encode(tokenizer.decode(encoded.ids)).ids == encoded.ids
-        row = scripts.packing.facts_row(puzzle.words())
-        route = puzzle_module.draw_route(rng, 12, 2, recipe.strides)
-        scripts.packing.add_question(row, recipe.language, walk, 2, route, True)
+        row = training.packing.facts_row(puzzle.words())
+        route = training.kinds.draw_route(rng, 12, 2, recipe.strides)
+        training.packing.add_question(row, recipe.language, walk, 2, route, True)
         written = [recipe.language.ids[w] for w in row.words[len(encoded.tokens) :]]
         assert tokenizer.encode(tokenizer.decode(written)).ids == written
         assert tokenizer.decode(written).endswith(walk.answer(2))
 
 
-def test_what_is_traced_is_what_a_stride_of_one_would_find(scripts: SimpleNamespace) -> None:
+def test_what_is_traced_is_what_a_stride_of_one_would_find(
+    training: SimpleNamespace, recipe: Any
+) -> None:
     """Loop t learns what t hops find: labels of another hop would teach the loop to stand still."""
-    recipe, rng = scripts.recipe, Random(0)
-    rows = scripts.packing.training_rows(rng, recipe, recipe.stages[1], 9)
-    batch = scripts.packing.collate(rows, recipe)
-    nothing = scripts.packing.NOTHING
+    rng = Random(0)
+    rows = training.packing.training_rows(rng, recipe, recipe.stages[1], 9)
+    batch = training.packing.collate(rows, recipe)
+    nothing = training.packing.NOTHING
     n_strides = 0
     for r, row in enumerate(rows):
         for i, way in enumerate(row.way):

@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator.core.errors import PlanError, PluginError
-from orchestrator.core.plan import FewShot, Model, Plan
+from orchestrator.core.plan import EMBEDDED_MODELS, FewShot, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan import auto, registry
 from orchestrator.plan.check import check_plan
@@ -305,7 +305,8 @@ def _model(value: object, key: str) -> Model:
     if "path" not in table:
         raise PlanFault(
             key,
-            f"[{key}] has no path; write path = 'smollm2', 'sounder', a local folder or a hub name",
+            f"[{key}] has no path; write that of an embedded model "
+            f"({', '.join(EMBEDDED_MODELS)}), a local folder or a hub name",
         )
     return Model(**read_section(POOL, table, key))
 

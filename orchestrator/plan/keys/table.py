@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from msgspec import Meta
 
-from orchestrator.core.plan import FewShot, Model, Plan
+from orchestrator.core.plan import EMBEDDED_MODELS, FewShot, Model, Plan
 from orchestrator.core.values import PluginSpec, Sampling
 from orchestrator.plan.execution import (
     Execution,
@@ -133,7 +133,10 @@ TABLES = (
     "prices",
 )  # at the top of a plan file
 
-_MODEL = "The model: 'smollm2' or 'sounder' (embedded), a local folder, or a name on the model hub."
+_MODEL = (
+    f"The model: one that is embedded ({', '.join(EMBEDDED_MODELS)}), a local folder, or a name on "
+    "the model hub."
+)
 KEYS: Mapping[str, Meta] = {
     "problems": Meta(
         description="The problems: a file, folder, glob, URI, '-' for standard input, or recipe "

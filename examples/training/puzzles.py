@@ -1,7 +1,7 @@
 """Problems of a model, from the part of its puzzles that it is never trained on, as JSON lines.
 
-    python examples/sounder/puzzles.py --n 120 --seed 1 --hops 2-8 > problems.jsonl
-    python examples/sounder/puzzles.py --model fathom --n 120 --seed 1 --hops 2-16 > problems.jsonl
+    python examples/training/puzzles.py --n 120 --seed 1 --hops 2-8 > problems.jsonl
+    python examples/training/puzzles.py --model fathom --n 120 --seed 1 --hops 2-16 > problems.jsonl
 
 A completion writes strides, drawn at random, and what is found that many steps on; a stride that
 reaches the end gives the answer. So what must be found without writing is bounded by the stride,

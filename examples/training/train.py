@@ -1,7 +1,7 @@
 r"""Train a model from scratch: `sounder` takes half an hour on one CPU core, or `--device cuda`.
 
-    python examples/sounder/train.py --out runs/sounder
-    python examples/sounder/train.py --model fathom --out runs/fathom
+    python examples/training/train.py --out runs/sounder
+    python examples/training/train.py --model fathom --out runs/fathom
 
 It can be stopped and started again: it continues from `checkpoint.pt` in its folder, with the same
 batches as without a stop. Stage 1 lengthens the walks, as soon as the model has learnt what the

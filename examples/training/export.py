@@ -1,7 +1,8 @@
-"""Write a trained checkpoint as a Hugging Face folder: weights, configuration, tokenizer.
+r"""Write a trained checkpoint as a Hugging Face folder: weights, configuration, tokenizer.
 
-    python examples/sounder/export.py runs/sounder/checkpoint.pt orchestrator/plan/sounder
-    python examples/sounder/export.py --model fathom runs/fathom/checkpoint.pt FOLDER
+    python examples/training/export.py runs/sounder/checkpoint.pt orchestrator/plan/shipped/sounder
+    python examples/training/export.py --model fathom runs/fathom/checkpoint.pt \
+        orchestrator/plan/shipped/fathom
 
 The one rule: the folder is a plain `LlamaForCausalLM`; only the key `latent` of config.json
 tells that it loops. Needs `safetensors` and `tokenizers` beside torch.

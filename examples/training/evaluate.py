@@ -1,6 +1,6 @@
 r"""Accuracy of a model folder by depth, width and hops, on held-out problems, in plain torch.
 
-    python examples/sounder/evaluate.py orchestrator/plan/sounder --n 420 --hops 2-8 \
+    python examples/training/evaluate.py orchestrator/plan/shipped/sounder --n 420 --hops 2-8 \
         --depths 1,2,4,8,16
 
 At width 1 a problem's rate is the mean over all its samples; at the largest width it is one vote of
