@@ -33,7 +33,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -45,7 +45,13 @@ _RULE = re.compile(
     r"\s*(?:(state|acceleration|kl|entropy)\s*<\s*([0-9.eE+-]+?)|(agreement)\s*>=\s*(\d+))"
     r"\s*(?:\bafter\s+(\d+)\s*)?"
 )
-CASCADES = ("chow", "diff", "opt", "token")
+# The rules of a cascade, and the least and the largest threshold that changes what they do.
+CASCADES: Mapping[str, tuple[float, float]] = {
+    "chow": (0, 1),
+    "diff": (-1, 1),
+    "opt": (-math.inf, math.inf),
+    "token": (0, 1),
+}
 _CASCADE = re.compile(r"\s*([a-z]+)\s+([0-9.eE+-]+)\s+at\s+(\d+)\s*")
 _PIECE = re.compile(r"\s*(?:,|\(([^()]*)\)\s*\*\s*(r|\d+)|(\d+(?:\s*-\s*\d+)?))\s*")
 
@@ -232,6 +238,9 @@ def _threshold(number: str, text: str) -> float:
 class DepthCascade:
     """A deferral rule of speculative cascades (arXiv 2405.19261, section 4), over iterations.
 
+    The rules are those of the authors' notebook, equations 2, 5, 10 and 15:
+    https://github.com/google-research/google-research/tree/19e1dcf50395/speculative_cascades
+
     With q the next token's distribution after iteration `depth`, p that at the request's depth, and
     a the threshold, the token is drawn from p where the rule defers, else from q:
 
@@ -263,10 +272,16 @@ def parse_cascade(text: str) -> DepthCascade:
         threshold = float(match[2])
     except ValueError:
         raise PlanError(f"cascade {text!r}: {match[2]!r} is not a number") from None
-    if not 0 <= threshold <= 1:
+    least, largest = CASCADES[match[1]]
+    if not math.isfinite(threshold) or not least <= threshold <= largest:
         raise PlanError(
-            f"cascade {text!r}: the threshold is at least 0 and at most 1, not {match[2]}: it is "
-            "compared with probabilities"
+            f"cascade {text!r}: the threshold of {match[1]} is "
+            + (
+                "a finite number"
+                if largest == math.inf
+                else f"at least {least} and at most {largest}"
+            )
+            + f", not {match[2]}"
         )
     if int(match[3]) < 1:
         raise PlanError(f"cascade {text!r}: the first iteration is 1, not {match[3]}")

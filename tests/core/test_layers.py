@@ -161,8 +161,13 @@ def test_what_is_written_is_read_back(rule: ExitRule) -> None:
 
 @given(
     st.builds(
-        DepthCascade, st.sampled_from(CASCADES), st.sampled_from([0.0, 0.05, 1.0]), st.integers(1)
+        DepthCascade,
+        st.sampled_from(sorted(CASCADES)),
+        st.sampled_from([0.0, 0.05, 1.0]),
+        st.integers(1),
     )
+    | st.builds(DepthCascade, st.just("diff"), st.just(-1.0), st.integers(1))
+    | st.builds(DepthCascade, st.just("opt"), st.sampled_from([-3.5, 2.0]), st.integers(1))
 )
 def test_a_cascade_that_is_written_is_read_back(cascade: DepthCascade) -> None:
     """Plans are written to files, so text and cascade must agree."""
@@ -176,7 +181,9 @@ def test_a_cascade_that_is_written_is_read_back(cascade: DepthCascade) -> None:
         ("diff 0.1", "cannot be read"),
         ("best 0.1 at 2", "write a rule .chow, diff, opt, token."),
         ("diff 1e at 2", "'1e' is not a number"),
-        ("diff 1.5 at 2", "at least 0 and at most 1"),
+        ("diff 1.5 at 2", "the threshold of diff is at least -1 and at most 1, not 1.5"),
+        ("token -0.1 at 2", "the threshold of token is at least 0 and at most 1"),
+        ("opt 1e999 at 2", "the threshold of opt is a finite number, not 1e999"),
         ("chow 0.1 at 0", "the first iteration is 1"),
     ],
 )
