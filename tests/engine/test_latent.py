@@ -500,15 +500,15 @@ def test_warm_starts_draw_the_same_tokens_in_any_company(warm: dict[str, Any]) -
     "name",
     [
         *("queued", "whole_stack", "overlapping", "preempted", "chunked", "prefix_hits", "damped"),
-        *("ouro", "huginn", "sampled"),
+        *("ouro", "huginn", "sampled", "guided"),
     ],
 )
 def test_where_a_step_ends_changes_no_token(spans: dict[str, Any], name: str) -> None:
     """More requests than seats, depths 1 to 8 (16), against references that know no steps: without
     head and tail; with caches at unequal distances; preempted; with prompts in pieces; with prefix
     hits; damped; both looped families; and, against the engine with vLLM's scheduler, all kinds of
-    sampling. Requests did stop between iterations, did share steps with others at other iterations,
-    and left no states behind.
+    sampling and of guidance. Requests did stop between iterations, did share steps with others at
+    other iterations, and left no states behind.
     """
     case = spans["families"][name] if name in spans["families"] else spans[name]
     assert case["got"] == case["want"]

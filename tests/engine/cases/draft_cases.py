@@ -297,27 +297,34 @@ def tight_cascade() -> dict[str, Any]:
     return tight(CASCADE)
 
 
-def guided(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
-    """Structured outputs, words that are forbidden, and limits of thinking, of which the latter
-    have no drafts; "4 steps:" opens the thinking and "Answer: 4" closes it.
+# "4 steps:" opens the thinking and "Answer: 4" closes it
+GUIDED: dict[str, Any] = {
+    "skip_tokenizer_init": False,
+    "reasoning_config": {"reasoning_start_str": "4 steps:", "reasoning_end_str": "Answer: 4"},
+}
+
+
+def guided_kinds() -> list[dict[str, Any]]:
+    """Structured outputs, words that are forbidden, and limits of thinking; for engines that are
+    opened with `GUIDED`.
     """
     from vllm.sampling_params import StructuredOutputsParams
 
     shape = StructuredOutputsParams(regex=r"([A-Z][a-z]+)*")
-    kinds = [
+    return [
         {"temperature": 1.0, "structured_outputs": shape, "ignore_eos": False},
         {"temperature": 1.0, "bad_words": ["Answer: 4", "4 steps:"]},
         {"temperature": 1.0, "thinking_token_budget": 3},
         {"temperature": 1.0},
         {**GREEDY, "structured_outputs": shape, "ignore_eos": False},
     ]
-    work = jobs(15, [16], kinds, max_tokens=24, ignore_eos=True)
-    options = {
-        "skip_tokenizer_init": False,
-        "reasoning_config": {"reasoning_start_str": "4 steps:", "reasoning_end_str": "Answer: 4"},
-    }
-    found = compared(work, draft, model, **options)
-    with opened(None, model, **options) as held:
+
+
+def guided(model: Model = SOUNDER, draft: Draft = DRAFT) -> dict[str, Any]:
+    """All that guides tokens beside drafts, which limits of thinking do not have."""
+    work = jobs(15, [16], guided_kinds(), max_tokens=24, ignore_eos=True)
+    found = compared(work, draft, model, **GUIDED)
+    with opened(None, model, **GUIDED) as held:
         free = ran(held, jobs(15, [16], [KINDS[1]], max_tokens=24, ignore_eos=True))
     changed = [a != b for a, b in zip(free.tokens, found["want"], strict=True)]
     return {**found, "changed": [any(changed[i::5]) for i in range(5)]}

@@ -160,9 +160,23 @@ def sampled(folder: Path, llama: Any) -> dict[str, Any]:
     return {"got": own.tokens, "want": plain.tokens, "logprobs": logprobs, **counts}
 
 
+def guided(folder: Path, llama: Any) -> dict[str, Any]:
+    """Grammars, forbidden words and limits of thinking, against the same engine with vLLM's
+    scheduler.
+    """
+    jobs = draft_cases.jobs(
+        15, (16, 1, 4, 8), draft_cases.guided_kinds(), max_tokens=24, ignore_eos=True
+    )
+    with draft_cases.opened(None, max_num_seqs=32, **draft_cases.GUIDED) as held:
+        plain = draft_cases.ran(held, jobs)
+    with watched() as counts, draft_cases.opened(None, **SEATS | draft_cases.GUIDED) as held:
+        own = draft_cases.ran(held, jobs)
+    return {"got": own.tokens, "want": plain.tokens, **counts}
+
+
 CASES = (
     *(queued, whole_stack, overlapping, preempted, chunked),
-    *(prefix_hits, damped, families, sampled),
+    *(prefix_hits, damped, families, sampled, guided),
 )
 
 
