@@ -51,7 +51,7 @@ $(INSTALLED): $(LOCKED)
 	@touch $@
 
 run: env ## run the main job (a sweep of the shipped model over depth and width) or PLAN=FILE with a real engine; ends by naming its report
-	$(BIN)/leadline $(if $(PLAN),run $(PLAN),sweep examples/sounder.toml --depths 1,2,3,4,8 --widths 1..16) --report
+	$(BIN)/leadline $(if $(PLAN),run $(PLAN),sweep examples/fathom.toml --depths 1,2,3,4,6 --widths 1..16) --report
 
 FAST := -n auto -m "not engine and not slow"
 

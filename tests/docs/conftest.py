@@ -19,7 +19,7 @@ PLAN = """
 problems = "problems.jsonl"
 execution.engine = "fake"
 strategy = {name = "consistency", n = 8}
-models.main = {path = "sounder", max_depth = 8}
+models.main = {path = "fathom", max_depth = 8}
 sampling.max_new_tokens = 64
 """
 # A question with an answer after every ten tokens of each attempt, as in recordings with probes.
@@ -87,11 +87,11 @@ def whole_world(tmp_path_factory: pytest.TempPathFactory) -> Path:
         two = ("--models.one", "sounder", "--models.two", "smollm2")
         ensemble = ("--strategy", "ensemble", "--strategy.models", '["one", "two"]')
         job(*two, *ensemble, "--strategy.n", "8", "--out", "runs/ensemble")
-        (world / "runs" / "sounder-sweep").mkdir()
+        (world / "runs" / "fathom-sweep").mkdir()
         for name in ("best.toml", "deepen.toml"):
-            shutil.copy("runs/arithmetic/plan.toml", f"runs/sounder-sweep/{name}")
-        for name in ("depth-3", "depth-8"):
-            job("--out", f"runs/sounder-sweep/{name}", "--strategy.n", "2")
+            shutil.copy("runs/arithmetic/plan.toml", f"runs/fathom-sweep/{name}")
+        for name in ("depth-3", "depth-6"):
+            job("--out", f"runs/fathom-sweep/{name}", "--strategy.n", "2")
     return world
 
 
