@@ -1,9 +1,9 @@
 """A job's tokens shared out on a live vLLM, against rules that decide each question by itself.
 
-    python benchmarks/job_budget.py [--depth 3] [--n 16] [--puzzles 119] [--rounds 5]
+    python benchmarks/job_budget.py [--model sounder] [--depth 3] [--n 16] [--puzzles 0] [--rounds 5]
 
-The shipped looped model solves puzzles of 2 to 8 hops at a depth that is too small for the longer
-ones, so that votes decide. `consistency` makes n attempts for every puzzle. All others have a third
+A shipped looped model solves puzzles at a depth that is too small for the longer ones, so that votes
+decide. `consistency` makes n attempts for every puzzle. All others have a third
 of its tokens: fewer attempts for every puzzle; `adaptive` and `sounding`, at the confidence and the
 risk at which they cost a third on as many other puzzles (found by their tokens alone); and
 `budget.job_tokens` with n and with four times as many attempts at most. Rules take turns; each
@@ -51,6 +51,7 @@ class Rule:
 class Bench:
     """An open engine and the sampling of all runs."""
 
+    models: dict[str, Model]
     backend: Opened
     sampling: Sampling
 
@@ -59,7 +60,7 @@ class Bench:
     ) -> Run:
         """Run a job of these puzzles under a rule."""
         problems = [Problem(row["id"], row["prompt"], "number") for row in puzzles]
-        plan = Plan(MODELS, rule.strategy, rule.selector, self.sampling, seed=seed)
+        plan = Plan(self.models, rule.strategy, rule.selector, self.sampling, seed=seed)
         return await job(plan, problems, self.backend, WINDOW, JobBudget(job_tokens=job_tokens))
 
 
@@ -93,8 +94,9 @@ async def measure(name: str, depth: int, n: int, n_puzzles: int, n_rounds: int) 
     """Calibrate, run and print."""
     measured = drawn(name, n_puzzles, MEASURED_SEED) if n_puzzles else rows(name)
     sampling = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=SHIPPED[name][1], depth=depth)
-    async with engine(WINDOW, {"main": Model(name, max_context_tokens=256)}) as backend:
-        bench, other = Bench(backend, sampling), drawn(name, len(measured), OTHER_SEED)
+    models = {"main": Model(name, max_context_tokens=256)}
+    async with engine(WINDOW, models) as backend:
+        bench, other = Bench(models, backend, sampling), drawn(name, len(measured), OTHER_SEED)
         whole = await bench.run(consistency(n), other, OTHER_SEED)
         third = whole.output_tokens * SHARE
 
