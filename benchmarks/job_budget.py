@@ -1,11 +1,11 @@
 """A job's tokens shared out on a live vLLM, against rules that decide each question by itself.
 
-    python benchmarks/job_budget.py [--model sounder] [--depth 3] [--n 16] [--puzzles 0] [--rounds 5]
+    python benchmarks/job_budget.py [--model sounder] [--depth 3] [--n 16] [--puzzles 0]
 
-A shipped looped model solves puzzles at a depth that is too small for the longer ones, so that votes
-decide. `consistency` makes n attempts for every puzzle. All others have a third
-of its tokens: fewer attempts for every puzzle; `adaptive` and `sounding`, at the confidence and the
-risk at which they cost a third on as many other puzzles (found by their tokens alone); and
+A shipped looped model solves puzzles at a depth that is too small for the longer ones, so that
+votes decide. `consistency` makes n attempts for every puzzle. All others have a third of its
+tokens: fewer attempts for every puzzle; `adaptive` and `sounding`, at the confidence and the risk
+at which they cost a third on as many other puzzles (found by their tokens alone); and
 `budget.job_tokens` with n and with four times as many attempts at most. Rules take turns; each
 round has seeds of its own. Intervals of 95 % are over puzzles, of the mean of a puzzle's rounds;
 differences are paired by puzzle.
