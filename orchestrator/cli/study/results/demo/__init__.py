@@ -1,4 +1,4 @@
-"""`leadline demo`: the report of jobs that were recorded with the shipped model.
+"""`leadline demo`: the report of jobs that were recorded with a shipped model.
 
 They are in `jobs.zip`, which examples/record_demo.sh makes: a search, a pruned job and a sweep, of
 puzzles of examples/sounder.toml. Nothing here starts an engine.
