@@ -31,7 +31,7 @@ from orchestrator.plan.execution import JobBudget
 from orchestrator.studies.estimates import Estimate, mean_estimate
 
 # Of a shipped model's problems: hops, and the most tokens of a completion.
-SHIPPED = {"sounder": (range(2, 9), 16), "fathom": (range(2, 13), 50)}
+SHIPPED = {"sounder": (range(2, 9), 16), "fathom": (range(4, 17), 50)}
 SHARE = 1 / 3
 WINDOW = 32
 N_HALVINGS = 7  # of the interval of a rule's option

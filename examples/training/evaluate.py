@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from vocabulary import END
 
-MAX_NEW_TOKENS = 50  # the longest completion of 16 hops: every stride a step, two words each
+MAX_NEW_TOKENS = 50  # the longest completion of 16 hops: every stride a step, three words each
 N_SUBSETS = 64
 _ANSWER = re.compile(r"Answer: (\d+)$")
 

@@ -65,7 +65,7 @@ NOT_RUN = {
     "depth probe": "loads the weights of a model into torch",
     "depth search": "loads the weights of a model into torch",
     "depth calibrate": "needs tokens that stop early: tests/engine has it",
-    "sweep examples/fathom.toml": "132 puzzles at four or five depths: `make run` runs it",
+    "sweep examples/fathom.toml": "156 puzzles at four or five depths: `make run` runs it",
     "sweep examples/sounder.toml": "119 puzzles at four depths, with a real engine",
     "resume DIR --budget.usd": "of a job with prices: tests/cli has it",
     "run --problems s3://": "needs the network; tests/jobs/rows reads URIs",

@@ -16,7 +16,7 @@ from orchestrator.core.layers import parse_schedule, require_layers
 from orchestrator.plan.models import embedded_model, resolve_model
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-HOPS = {"sounder": range(2, 9), "fathom": range(2, 13)}  # of the problems in examples
+HOPS = {"sounder": range(2, 9), "fathom": range(4, 17)}  # of the problems in examples
 
 both = pytest.mark.parametrize("name", HOPS)
 
@@ -159,7 +159,7 @@ def test_it_is_a_stock_llama_with_its_layers_in_the_order_of_the_schedule(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "deep", "least"), [("sounder", 8, 5), ("fathom", 6, 2)])
+@pytest.mark.parametrize(("name", "deep", "least"), [("sounder", 8, 5), ("fathom", 6, 4)])
 def test_depth_pays(training: SimpleNamespace, name: str, deep: int, least: int) -> None:
     """At least 30 points from depth 1 to that of the example's plan, four samples of each problem
     of at least so many hops.
