@@ -246,8 +246,7 @@ class Plan:
         }
         for name, value in values.items():
             object.__setattr__(self, name, value)
-        kinds = (("sampling", Sampling), ("few_shot", FewShot), ("budget", Budget))
-        for name, kind in kinds:
+        for name, kind in (("sampling", Sampling), ("few_shot", FewShot), ("budget", Budget)):
             if not isinstance(getattr(self, name), kind):
                 value = getattr(self, name)
                 raise PlanFault(name, f"{name} = {value!r}: write {kind.__name__}(...)")
@@ -268,8 +267,7 @@ class Plan:
 
         PlanError for any mistake, with the file and its line or key.
         """
-        plan: Plan = import_module("orchestrator.plan.file").load_plan(path).plan
-        return plan
+        return cast(Plan, import_module("orchestrator.plan.file").load_plan(path).plan)
 
 
 def _models(models: object) -> dict[str, Model]:

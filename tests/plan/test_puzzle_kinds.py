@@ -1,5 +1,5 @@
-"""The kinds of puzzles that examples/training trains on: told so that a reader can solve them, and
-read back by the tokenizer without loss.
+"""The puzzles of examples/training can be solved from their texts alone, and the tokenizer reads
+back what it has written.
 """
 
 import re
@@ -31,8 +31,8 @@ def room(text: str) -> tuple[str, int]:
 
 def time_of_day(text: str) -> tuple[str, int]:
     """Return answer and hops of a puzzle of clocks, from its text alone."""
-    told = re.findall(r"It is (\d+) hours later for (\w+) than (?:for|at) (\w+)\.", text)
-    facts = {who: (whom, int(hours)) for hours, who, whom in told}
+    sentences = re.findall(r"It is (\d+) hours later for (\w+) than (?:for|at) (\w+)\.", text)
+    facts = {who: (whom, int(hours)) for hours, who, whom in sentences}
     (start,) = re.findall(r"twelve at home, what time is it for (\w+)\?$", text)
     goal, n_hops, hours = followed(facts, start)
     assert goal == "home"
@@ -44,8 +44,8 @@ def gate(text: str) -> tuple[str, int]:
     ((colour, start),) = re.findall(
         r"Take only (\w+) doors from the (\w+)\. Which gate is it\?$", text
     )
-    told = re.findall(rf"The {colour} door of the (\w+) leads to (?:the |gate )(\w+)\.", text)
-    goal, n_hops, _ = followed({place: (goal, 0) for place, goal in told}, start)
+    sentences = re.findall(rf"The {colour} door of the (\w+) leads to (?:the |gate )(\w+)\.", text)
+    goal, n_hops, _ = followed({place: (goal, 0) for place, goal in sentences}, start)
     return goal, n_hops
 
 

@@ -2,7 +2,7 @@
 
     The red door of the attic leads to the mill. The blue door of the attic leads to gate 2. The red
     door of the mill leads to gate 7. ... Take only red doors from the attic. Which gate is it?
-    1 steps: mill 4 steps: Answer: 7
+    1 step: mill 4 steps: Answer: 7
 
 Every place has a door of each colour, so a step needs both, the place and the colour.
 """

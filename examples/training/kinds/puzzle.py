@@ -32,11 +32,12 @@ class Walk(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """A kind of puzzle: how it is drawn and told.
+    """A kind of puzzle: how one is drawn, and how it is written as text and as tokens.
 
     `draw` returns facts in any order and the walks along them, from the number of hops of a walk
     and the number of walks (of each colour, if there are several). `words` are a fact's tokens,
-    `n_words` their number for a whole puzzle; `ask` tells a question's words as text.
+    `n_words` their number for a whole puzzle; `sentence` and `ask` are a fact and a question as
+    text.
     """
 
     name: str
