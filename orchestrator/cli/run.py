@@ -253,7 +253,7 @@ def _run_job(
         retry_failed=retry_failed,
         chosen=frozenset(file.order[:limit]) if 0 < limit < len(file.order) else None,
     )
-    with _naming_remedy(resume_command), opened as job:
+    with _naming_remedy(directory, resume_command), opened as job:
         write_source(job, plan, execution, source)
         if job.damage:
             message(f"note: {job.damage}")
@@ -383,12 +383,14 @@ def _program() -> str:
 
 
 @contextlib.contextmanager
-def _naming_remedy(resume_command: str) -> Iterator[None]:
-    """Add the command to continue to the message of an error that ends the run in the block."""
+def _naming_remedy(directory: Path, resume_command: str) -> Iterator[None]:
+    """Add the next commands to the message of an error that ends the run in the block."""
     try:
         yield
     except (EngineError, TooManyFailed) as error:
+        listing = f"{_program()} show {shlex.quote(str(directory))} --failed"
+        look = f"\nlook closer: {listing}" if isinstance(error, TooManyFailed) else ""
         raise type(error)(
-            f"{error}\nresults and finished traces are kept; when the cause is fixed, continue "
-            f"with: {resume_command}"
+            f"{error}{look}\nresults and finished traces are kept; when the cause is fixed, "
+            f"continue with: {resume_command}"
         ) from error

@@ -19,6 +19,8 @@ Run = Callable[..., Result]
 FAKE = ("--execution.engine", "fake", "--domain", "number", "-q")
 # two thirds of the attempts are wrong, so some problems are and some are not
 WRONG_TOO = ("--execution.engine.answers", '["{hash}", "0", "1"]')
+# every attempt fails, and the run goes on to the last problem: eleven of twelve may fail
+FAILING = ("--execution.engine.failure_rate", "1", "--supervision.max_failed", "0.99")
 
 
 @pytest.fixture
@@ -115,7 +117,7 @@ def test_the_list_agrees_with_the_references_and_with_eval(cli: Run, job: str) -
         (WRONG_TOO, "--wrong"),
         (("--execution.engine.answers", '["{hash}"]'), ""),
         (("--execution.engine.answers", '["none"]'), "--abstained"),
-        (("--execution.engine.failure_rate", "1"), "--failed"),
+        (FAILING, "--failed"),
     ],
 )
 def test_the_command_at_the_end_of_a_run_lists_what_is_not_right(
@@ -141,7 +143,7 @@ def test_tied_problems_are_listed(cli: Run, job: str) -> None:
 @pytest.mark.parametrize(
     ("filter", "settings"),
     [
-        ("--failed", ("--execution.engine.failure_rate", "1")),
+        ("--failed", FAILING),
         ("--abstained", ("--sampling.max_new_tokens", "5")),
         (
             "--dropped",
@@ -223,8 +225,7 @@ def test_thinking_is_folded(cli: Run) -> None:
 def test_a_cut_off_or_failed_attempt_says_so(cli: Run) -> None:
     cli("run", "--problems", "p.jsonl", *FAKE, "--sampling.max_new_tokens", "5", "--out", "runs/l")
     assert "cut off before it gave an answer" in cli("show", "runs/l", "q0").stdout
-    failing = ("--execution.engine.failure_rate", "1", "--out", "runs/f")
-    cli("run", "--problems", "p.jsonl", *FAKE, *failing, code=3)
+    cli("run", "--problems", "p.jsonl", *FAKE, *FAILING, "--out", "runs/f", code=3)
     assert "fails this trace on purpose" in cli("show", "runs/f", "q0").stdout
     assert "12 failed problems count as wrong" in cli("show", "runs/f").stdout
 

@@ -372,6 +372,8 @@ def test_a_job_with_too_many_failures_ends_early_with_exit_code_3(folder: Path) 
     assert ended.exit_code == 3, ended.output
     assert re.search(r"1[01] of 30 problems failed.*supervision.max_failed = 0.1", ended.stderr)
     assert "leadline resume runs/p" in ended.stderr
+    [listing] = re.findall(r"^look closer: leadline (.*)$", ended.stderr, re.MULTILINE)
+    assert re.search(r"30 problems: 1[01] failed", cli(*listing.split()).stdout)
     assert 10 <= len(rows()) < 30
     allowed = cli("resume", "runs/p", "--supervision.max_failed", "1")
     assert (allowed.exit_code, len(rows())) == (1, 30), allowed.output
