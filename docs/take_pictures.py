@@ -3,7 +3,7 @@
     python docs/take_pictures.py
 
 To be run when these jobs were recorded again, or when a page that is shown has changed. Not taken:
-vote.png, reading.png and failed.png, which show other jobs.
+reading.png and failed.png, which show other jobs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from playwright.sync_api import Locator, Page, sync_playwright
 from orchestrator.cli.main import leadline
 
 PICTURES = Path(__file__).parent / "questions"
-_PROBLEM = "/0/problem/clock8-52"  # of the pruned job
+_PROBLEM = "/0/problem/rooms8-51"  # of the pruned job
 _WIDTH = 1060  # two panels side by side
 _SCALE = 1.5  # pixels of a picture per pixel of the page
 
@@ -39,6 +39,7 @@ VIEWS = {
     "part": View(_PROBLEM, (), ".part >> nth=0"),
     "race": View(_PROBLEM, ("The race",)),
     "dropped": View(_PROBLEM, ("Dropped, cancelled and failed",)),
+    "vote": View("/0/problem/rooms8-12", ("Why this answer",)),
     "cost": View("/1", ("Cost by purpose",)),
     "tag": View("/1", ("Accuracy by tag",)),
     "depth": View("/sweep/0", ("The surface", "Accuracy against cost"), "[data-cell='4 0']"),
@@ -68,13 +69,13 @@ def main() -> None:
 
 
 def _save(page: Page, view: View, target: Path) -> None:
-    """Save what a view shows, with as few bytes as 256 colours allow."""
+    """Save what a view shows, with as few bytes as 64 colours allow."""
     if view.click:
         page.click(view.click)
     shown = [page.locator(f"section[aria-label='{panel}']") for panel in view.panels]
     picture = page.screenshot(clip=_around(shown or [page.locator(".diff")]), full_page=True)
     with Image.open(BytesIO(picture)) as image:
-        image.convert("RGB").quantize(256).save(target, optimize=True)
+        image.convert("RGB").quantize(64).save(target, optimize=True)
 
 
 def _around(shown: list[Locator]) -> dict[str, float]:
