@@ -6,23 +6,25 @@
 set -eu
 cd "$(dirname "$0")/.."
 archive=$PWD/orchestrator/cli/study/results/demo/jobs.zip
-plan=$PWD/examples/sounder.toml
-puzzles=$PWD/examples/sounder.jsonl
+plan=$PWD/examples/fathom.toml
+puzzles=$PWD/examples/fathom.jsonl
 place=$(mktemp -d)
 cd "$place"
 
+# two puzzles of each kind and each of these lengths
 record() {
   command=$1 name=$2
   shift 2
-  head -n 28 "$puzzles" | leadline "$command" "$plan" --problems - --out "$name" --execution.engine vllm "$@"
+  grep -E '"hops": "(4|8|12|16)"' "$puzzles" | head -n 24 |
+    leadline "$command" "$plan" --problems - --out "$name" --execution.engine vllm "$@"
 }
-# attempts that begin with the same jump are the same route: one of them finishes and votes for all
-record run pruned --sampling.depth 3 --strategy deepprune --strategy.n 16 --strategy.keep every \
+# Attempts that begin with the same jump are one route: one of them finishes and votes for all. Sometimes the similarity takes two for one.
+record run pruned --sampling.depth 4 --strategy deepprune --strategy.n 16 --strategy.keep every \
   --strategy.similarity lexical --strategy.tau 0.9 --strategy.n_words 0 --strategy.prefix_tokens 2
-# a step is a jump
-record run search --sampling.depth 3 --strategy mits --selector pmi --strategy.n 4 --strategy.beam 6 \
-  --strategy.steps 4 --strategy.step_tokens 2
-record sweep sweep --depths 1,2,3,4,8 --widths 1..16
+# a step is a jump: it ends with what is found behind the colon
+record run search --sampling.depth 4 --strategy mits --selector pmi --strategy.n 3 --strategy.beam 3 \
+  --strategy.delimiter ": " --strategy.steps 4 --strategy.step_tokens 50
+record sweep sweep --depths 1,2,3,4,6 --widths 1..16
 
 rm -f sweep/surface.png
 python - "$place" "$archive" <<'END'

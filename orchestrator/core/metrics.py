@@ -20,7 +20,8 @@ window in tokens after `@` (2048 without one):
 
 Engines record with one metric what its log-probabilities give for nothing (`recorded_with`), so
 that another selector can be tried on the job. A trace without tokens has no metrics: their names
-are absent, never 0. A trace that inherits no tokens has no `prefix_logprob`.
+are absent, never 0. A trace that inherits no tokens has no `prefix_logprob`. The first token of a
+sequence has no log-probability: where a prompt has no tokens, the first inherited one is left out.
 """
 
 from __future__ import annotations

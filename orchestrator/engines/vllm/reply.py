@@ -206,11 +206,14 @@ def inherited_logprobs(request: Request, prompt_logprobs: Any, n_suffix: int) ->
     """Return the log-probability of each token that the request inherits; () if there are none.
 
     vLLM's list for the whole prompt has first the prompt's own tokens, then the inherited ones,
-    then `n_suffix` of the suffix.
+    then `n_suffix` of the suffix. The first token of all has none: where the prompt has no tokens,
+    the first inherited one is left out.
     """
     n_inherited = len(request.prefix_ids)
     if not prompt_logprobs or not n_inherited:
         return ()
     end = len(prompt_logprobs) - n_suffix
-    starts = prompt_logprobs.start_indices[end - n_inherited : end]
-    return [prompt_logprobs.logprobs[start] for start in starts]  # the token itself comes first
+    inherited = slice(end - n_inherited, end)
+    starts, ends = prompt_logprobs.start_indices[inherited], prompt_logprobs.end_indices[inherited]
+    # the token itself comes first
+    return [prompt_logprobs.logprobs[i] for i, j in zip(starts, ends, strict=True) if i < j]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from orchestrator.cli.main import leadline
-from orchestrator.report.scored import read_scored
+from orchestrator.report.scored import Outcome, read_scored
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +28,28 @@ def test_the_demo_is_a_report_of_jobs_that_can_be_read(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         assert str(out / "report.html") in done.output
     pruned = read_scored(out / "pruned")
-    assert len(pruned.problems) == 28 == len(pruned.correctness)
+    assert len(pruned.problems) == 24 == len(pruned.correctness)
     assert any(p.has_dropped for p in pruned.problems)
     assert not pruned.notes
+    assert {p.outcome for p in pruned.problems} == {Outcome.RIGHT, Outcome.WRONG}
+    assert any(p.is_tied for p in pruned.problems)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("sys.platform in ('darwin', 'win32')", reason="would open a browser")
+def test_depth_and_width_both_matter_in_the_demo(tmp_path: Path) -> None:
+    """A model that one deep attempt solves would have nothing to show about width.
+
+    The intervals of what they gain over the best setting leave out zero.
+    """
+    done = CliRunner().invoke(leadline, ["demo", "--out", str(tmp_path / "demo")])
+    assert done.exit_code == 0, done.output
+    surface = json.loads((tmp_path / "demo/sweep/surface.json").read_text())
+    settings = {(one["depth"], one["width"]): one for one in surface["settings"]}
+    deepest, widest = max(surface["depths"]), max(surface["widths"])
+    assert settings[deepest, widest]["accuracy"]["value"] < 1
+    assert settings[deepest, 1]["below_best"]["low"] > 0
+    assert settings[min(surface["depths"]), widest]["below_best"]["low"] > 0
 
 
 def test_the_demo_leaves_what_is_there_alone(tmp_path: Path) -> None:

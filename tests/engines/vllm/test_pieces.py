@@ -234,6 +234,15 @@ def test_the_inherited_tokens_stand_between_the_prompt_and_the_suffix() -> None:
     assert inherited_logprobs(request, None, 1) == inherited_logprobs(Request(), flat, 1) == ()
 
 
+def test_after_a_prompt_without_tokens_the_first_inherited_one_has_no_number() -> None:
+    """A blank prompt may have no tokens. The number of the next one would be counted twice."""
+    flat = Flat()
+    flat.append_fast([], [], (), ())
+    assert inherited_logprobs(Request(prefix_ids=(2,)), flat, 0) == []
+    flat.append_fast([3, 0], [-3.0, -0.1], (), ())
+    assert inherited_logprobs(Request(prefix_ids=(2, 3)), flat, 0) == [-3.0]
+
+
 def test_the_death_of_the_engine_is_passed_on() -> None:
     """Otherwise the consumer would wait forever."""
     engine = WatchedEngine(Request(rules=(Delimiter(";"),)))

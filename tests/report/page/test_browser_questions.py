@@ -15,24 +15,24 @@ from tests.report.page.browser import Opened, opened
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 _JOB = "a.value:text-is('pruned')"
-_PROBLEMS = ".figure:has-text('pruned') >> a:text-is('28 problems')"
-_PROBLEM = "tbody a:text-is('hops8-6')"
+_PROBLEMS = ".figure:has-text('pruned') >> a:text-is('24 problems')"
+_PROBLEM = "tbody a:text-is('rooms8-51')"
 # Of each question: the clicks, and what is seen then.
 _QUESTIONS = {
-    "why this answer": ((_PROBLEMS, _PROBLEM), "won with 6 of 11 votes"),
+    "why this answer": ((_PROBLEMS, _PROBLEM), "won with 3 of 6 votes"),
     "where they part": ((_PROBLEMS, _PROBLEM, ".part >> nth=0"), "they part at their first word"),
     "what was dropped": (
         (_PROBLEMS, _PROBLEM),
         "the attempt that founded its cluster answers for it; it votes with attempt",
     ),
     "would it have changed the vote": (
-        (_PROBLEMS, _PROBLEM),
-        "With the last known answers of the dropped attempts the vote would be the same.",
+        (_JOB, "a:has-text('the vote would differ')", "tbody a:text-is('rooms8-12')"),
+        "With the last known answers of the dropped attempts the vote would be 8, which is right.",
     ),
     "lost to reading": ((_JOB,), "not right, with attempts that ended without a readable answer"),
     "cost by purpose": ((_JOB,), "attempts that were dropped or cancelled"),
-    "what depth helps": (("nav a:text-is('Sweep')", "[data-cell='3 0']"), "hops4-16"),
-    "the worst tag": ((_JOB,), "tags.hops = 8"),
+    "what depth helps": (("nav a:text-is('Sweep')", "[data-cell='4 0']"), "19 problems gain more"),
+    "the worst tag": ((_JOB,), "tags.hops = 16"),
     "failures and retries": ((_JOB,), "No request was sent again."),
     "what changed": (("nav a:text-is('Comparison')",), "strategy: deepprune"),
 }

@@ -1,7 +1,7 @@
 """`leadline demo`: the report of jobs that were recorded with a shipped model.
 
 They are in `jobs.zip`, which examples/record_demo.sh makes: a search, a pruned job and a sweep, of
-puzzles of examples/sounder.toml. Nothing here starts an engine.
+puzzles of examples/fathom.toml. Nothing here starts an engine.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _JOBS = ("pruned", "search", "sweep")
 def demo(out: str) -> int:
     """Write the report of recorded jobs, and open it in a browser if there is a display.
 
-    The jobs are answers of the model `sounder` to 28 puzzles: a pruned job, a search, and a sweep
+    The jobs are answers of the model `fathom` to 24 puzzles: a pruned job, a search, and a sweep
     over depth and width. They are jobs like any other, so `leadline show`, `eval`, `compare` and
     `replay` read them, too.
 
