@@ -14,10 +14,7 @@ from pathlib import Path
 
 import click
 
-from orchestrator.cli.inputs import (
-    job_directory,
-    local_problems,
-)
+from orchestrator.cli.inputs import job_directory, local_problems
 from orchestrator.cli.options import (
     DisplayOptions,
     PlanCommand,
@@ -29,16 +26,11 @@ from orchestrator.cli.options import (
     retry_option,
     server_option,
 )
-from orchestrator.cli.runs.closing import (
-    print_recipe,
-    print_report,
-)
+from orchestrator.cli.runs.closing import print_recipe, print_report
 from orchestrator.cli.runs.dry_run import DryRun, dry_run_options, print_costs
 from orchestrator.cli.runs.job import JobRun, run_job
 from orchestrator.cli.runs.server import is_address, read_served_plan
-from orchestrator.core.errors import (
-    PlanError,
-)
+from orchestrator.core.errors import PlanError
 from orchestrator.core.plan import Plan
 from orchestrator.jobs.source import (
     PLAN_FILE,
