@@ -17,8 +17,9 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from nodes import HEALTH, STORE_BYTES, send, wait_for_port
 BRIDGE, NET = "leadline0", "10.213.0"
 HEAD, PORT = f"{NET}.1", 6399
 _LOCK = Path(tempfile.gettempdir(), "leadline-hosts.lock")
+_STARTED = "Ray runtime started"  # in the output of `ray start`
+_START_SECONDS = 300
 _FAKETIME = "libfaketimeMT.so.1"  # for processes with threads
 _FOLDERS = ("/usr/lib/x86_64-linux-gnu/faketime", "/usr/lib/aarch64-linux-gnu/faketime")
 
@@ -43,16 +46,40 @@ def off_clock(seconds: float) -> dict[str, str]:
     return {"LD_PRELOAD": str(library), "FAKETIME": f"{seconds:+g}"}
 
 
-@dataclass(slots=True)
 class Host:
-    """A node with its namespace."""
+    """A node with its namespace. Ray is started in it again until it runs: nodes give up early.
 
-    number: int
-    process: subprocess.Popen[bytes]
+    A node that has been up and was declared dead ends, and is not started again.
+    """
 
-    @property
-    def name(self) -> str:
-        return f"leadline{self.number}"
+    def __init__(self, number: int, start: Callable[[], subprocess.Popen[str]]) -> None:
+        self.number = number
+        self._start = start
+        self._is_up = threading.Event()
+        self._is_closed = False
+        self.process = start()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def wait(self) -> None:
+        """Return when the node has been up; RuntimeError if it does not start."""
+        if not self._is_up.wait(_START_SECONDS):
+            raise RuntimeError(f"node {self.number} did not start in {_START_SECONDS} s")
+
+    def close(self) -> None:
+        """Do not start it again."""
+        self._is_closed = True
+
+    def _watch(self) -> None:
+        while not self._is_closed:
+            for line in self.process.stdout or ():
+                if _STARTED in line:
+                    self._is_up.set()
+            self.process.wait()
+            if self._is_up.is_set():
+                return
+            time.sleep(1)
+            if not self._is_closed:
+                self.process = self._start()
 
 
 @dataclass(slots=True)
@@ -81,11 +108,16 @@ class Hosts:
         inside = ["ip", "netns", "exec", name]
         ip = f"{NET}.{number}"
         options = (f"--address={self.address}", f"--node-ip-address={ip}", "--num-cpus=1")
-        self.hosts.append(Host(number, _ray([*options], inside, clock or {})))
+        self.hosts.append(Host(number, lambda: _ray([*options], inside, clock)))
         return self.hosts[-1]
 
     def alive(self) -> list[Host]:
-        """Return the nodes on which Ray runs; one that was declared dead ends when it hears it."""
+        """Return the nodes on which Ray runs, when the last ones added do.
+
+        One that was declared dead ends when it hears it.
+        """
+        for host in self.hosts:
+            host.wait()
         return [host for host in self.hosts if host.process.poll() is None]
 
     def cut(self, host: Host) -> None:
@@ -109,6 +141,7 @@ def hosts() -> Iterator[Hosts]:
         del os.environ[name]
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0")
     os.environ.update(RAY_gcs_server_port_wait_time_s="180")
+    started = Hosts()
     with _LOCK.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # until it is closed, or this process is killed
         _remove_all()  # of a run that was killed
@@ -120,8 +153,10 @@ def hosts() -> Iterator[Hosts]:
             options = (f"--node-ip-address={HEAD}", f"--port={PORT}", "--num-cpus=0", system)
             _ray(["--head", *options, "--include-dashboard=false"])
             wait_for_port(HEAD, PORT)
-            yield Hosts()
+            yield started
         finally:
+            for host in started.hosts:
+                host.close()
             _remove_all()
 
 
@@ -149,14 +184,16 @@ def _delete_link(name: str) -> None:
 
 def _ray(
     options: list[str], inside: list[str] | None = None, env: Mapping[str, str] | None = None
-) -> subprocess.Popen[bytes]:
+) -> subprocess.Popen[str]:
+    """Start Ray on a node; the line with `_STARTED` is in its output when it is up."""
     ray = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block"]
     store = f"--object-store-memory={STORE_BYTES}"
     return subprocess.Popen(
         [*(inside or []), *ray, store, *options],
-        env={**os.environ, **(env or {})},
-        stdout=subprocess.DEVNULL,
+        env={**os.environ, "PYTHONUNBUFFERED": "1", **(env or {})},
+        stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        text=True,
     )
 
 

@@ -94,6 +94,7 @@ def cuts(options: argparse.Namespace) -> dict[str, object]:
         with hosts() as started:
             for _ in range(4):
                 started.add()
+            started.alive()
             yield started
 
     def cut(started: Hosts, job: Driver) -> int:
@@ -123,6 +124,7 @@ def clocks(options: argparse.Namespace) -> dict[str, object]:
         with hosts() as started:
             for seconds in (3600.0, -3600.0, 0.0):
                 started.add(off_clock(seconds) if is_disturbed and seconds else {})
+            started.alive()
             yield started
 
     with tempfile.NamedTemporaryFile("w") as file:

@@ -26,7 +26,9 @@ def figures(*arguments: str, program: str = "fleet.py") -> dict[str, Any]:
     command = [sys.executable, f"benchmarks/{program}", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    return dict(json.loads(done.stdout.splitlines()[-1]))
+    found = dict(json.loads(done.stdout.splitlines()[-1]))
+    assert "error" not in found, found["error"]
+    return found
 
 
 def test_a_fleet_grows_with_its_requests_and_shrinks_without_them() -> None:
