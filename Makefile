@@ -73,7 +73,7 @@ clients: ## make .venv-clients, which the tests of other packages' clients use (
 	  $(CLIENTS)/bin/python -m pip install --quiet --quiet --no-deps -e . && touch $(CLIENTED); \
 	} || echo "the packages of locks/clients.txt cannot be installed"
 
-test: env browser clients ## run the whole test suite, real engine included, with the coverage gate on its fast part
+test: env browser clients ## run the whole test suite, real engine included, with the coverage gate on its fast part (about an hour)
 	@rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m pytest $(FAST)
 	$(BIN)/coverage combine --quiet
@@ -102,7 +102,7 @@ static: env ## format, lint, types and the import contract: no test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-check: static ## the static checks and the fast tests, in about a minute
+check: static ## the static checks and the fast tests (about five minutes)
 	$(BIN)/python -m pytest $(FAST)
 
 # What the site needs beside the environment: some 20 small packages, installed when a site is first built.
