@@ -60,7 +60,7 @@ def certifies(answer: str, votes: Sequence[str | None], error: float) -> bool:
     `votes` are in the order of submission. An unknown vote is that of an attempt which was stopped,
     and it may have been stopped because of what it said. Here the wagers are on one answer each,
     beginning when it was first given, and an answer that is given as the i-th has 1 / (i (i + 1))
-    of the capital. Every unknown vote counts as lost. This keeps the stated error, whatever the
+    of the capital. Every unknown vote counts as lost. This keeps to the given error, whatever the
     stopped attempts would have answered, and whatever stopped them.
     """
     counts = Counter(votes)

@@ -19,7 +19,7 @@ Run = Callable[..., Result]
 FAKE = ("--execution.engine", "fake", "--domain", "number", "-q")
 # two thirds of the attempts are wrong, so some problems are and some are not
 WRONG_TOO = ("--execution.engine.answers", '["{hash}", "0", "1"]')
-# every attempt fails, and the run goes on to the last problem: eleven of twelve may fail
+# every attempt fails; the run still comes to the last problem, since eleven of twelve may fail
 FAILING = ("--execution.engine.failure_rate", "1", "--supervision.max_failed", "0.99")
 
 
